@@ -1,0 +1,183 @@
+package router
+
+import "sync"
+
+// batch is a log: what a room's members said between two flushes, encoded, in
+// order. It belongs to a room from the first message to the end of its flush,
+// and to the pool otherwise: an idle room holds no buffer.
+type batch struct {
+	buf     []byte  // encoded frames, one behind the other
+	entries []entry // in the order of buf
+	directs int     // how many entries have a target
+
+	// The plan of the flush, made when the log is taken; static until the end.
+	recipients []*Member     // who may get something
+	involved   []involvement // who gets something of its own
+	shared     []byte        // what all others get: buf, or mixed
+	mixed      []byte        // the broadcasts of buf, if there are direct messages among them
+
+	// Guarded by Room.mu.
+	next    int           // recipients[next:] nobody writes to yet
+	written int           // how many recipients were written to
+	done    chan struct{} // closed at the end, nil if nobody waits for it
+}
+
+// entry is one message: for all but its sender, or for one target. A direct
+// message to several connections has several entries of one range.
+type entry struct {
+	sender     *Member
+	target     *Member // nil: broadcast
+	start, end int     // range in batch.buf
+	nextTo     int32   // 1 + position of the next entry with this target, 0 at the last
+}
+
+// involvement is a member that sent a broadcast or is the target of an entry.
+type involvement struct {
+	member      *Member
+	first, last int32 // 1 + position of its first and last entry as a target, 0 if none
+}
+
+var batches = sync.Pool{New: func() any { return new(batch) }}
+
+// Bounds of what a pooled batch holds on to: bytes, and elements of a slice.
+const (
+	maxKeepBytes = 256 << 10
+	maxKeepElems = 16 << 10
+)
+
+// Scratch is memory for assembling what one member gets. One per goroutine
+// that flushes.
+type Scratch struct {
+	buf []byte
+}
+
+// plan finds out who gets what. The caller holds Room.mu.
+func (b *batch) plan(members []*Member) {
+	for i := range b.entries {
+		e := &b.entries[i]
+		if e.target == nil {
+			b.involve(e.sender)
+			continue
+		}
+		v := b.involve(e.target)
+		if v.first == 0 {
+			v.first = int32(i + 1)
+		} else {
+			b.entries[v.last-1].nextTo = int32(i + 1)
+		}
+		v.last = int32(i + 1)
+	}
+	switch b.directs {
+	case 0:
+		b.shared = b.buf
+		b.recipients = append(b.recipients, members...)
+	case len(b.entries): // nothing for the others: they need not even be looked at
+		for i := range b.involved {
+			b.recipients = append(b.recipients, b.involved[i].member)
+		}
+	default:
+		for i := range b.entries {
+			if e := &b.entries[i]; e.target == nil {
+				b.mixed = append(b.mixed, b.buf[e.start:e.end]...)
+			}
+		}
+		b.shared = b.mixed
+		b.recipients = append(b.recipients, members...)
+	}
+}
+
+func (b *batch) involve(m *Member) *involvement {
+	if m.mark == 0 {
+		b.involved = append(b.involved, involvement{member: m})
+		m.mark = int32(len(b.involved))
+	}
+	return &b.involved[m.mark-1]
+}
+
+// deliver writes to recipients, a part of b.recipients that the caller claimed.
+func (b *batch) deliver(recipients []*Member, s *Scratch) {
+	for _, m := range recipients {
+		frames := b.shared
+		if m.mark != 0 {
+			frames = b.assemble(&b.involved[m.mark-1], s)
+		}
+		if len(frames) > 0 {
+			m.conn.Write(frames)
+		}
+	}
+}
+
+// assemble returns what an involved member gets: every broadcast but its own,
+// and what is addressed to it. Valid until the next call with s.
+func (b *batch) assemble(v *involvement, s *Scratch) []byte {
+	var r run
+	s.buf = s.buf[:0]
+	if b.directs == len(b.entries) {
+		for i := v.first; i != 0; {
+			e := &b.entries[i-1]
+			r.add(b, s, e)
+			i = e.nextTo
+		}
+	} else {
+		for i := range b.entries {
+			e := &b.entries[i]
+			if e.target == v.member || e.target == nil && e.sender != v.member {
+				r.add(b, s, e)
+			}
+		}
+	}
+	if len(s.buf) == 0 { // one run, or none: no need to copy
+		return b.buf[r.start:r.end]
+	}
+	s.buf = append(s.buf, b.buf[r.start:r.end]...)
+	frames := s.buf
+	if cap(s.buf) > maxKeepBytes {
+		s.buf = nil
+	}
+	return frames
+}
+
+// run is a range of batch.buf that grows while entries follow one another.
+type run struct{ start, end int }
+
+func (r *run) add(b *batch, s *Scratch, e *entry) {
+	if e.start == r.end {
+		r.end = e.end
+		return
+	}
+	s.buf = append(s.buf, b.buf[r.start:r.end]...)
+	r.start, r.end = e.start, e.end
+}
+
+// recycle gives b back to the pool. The caller holds Room.mu, and nobody else
+// knows b any more.
+func (b *batch) recycle() {
+	for i := range b.involved {
+		b.involved[i].member.mark = 0
+	}
+	*b = batch{
+		buf:        keepBytes(b.buf),
+		entries:    keepElems(b.entries),
+		recipients: keepElems(b.recipients),
+		involved:   keepElems(b.involved),
+		mixed:      keepBytes(b.mixed),
+	}
+	batches.Put(b)
+}
+
+// keepBytes returns s emptied, or nil if it is too large to hold on to.
+func keepBytes(s []byte) []byte {
+	if cap(s) > maxKeepBytes {
+		return nil
+	}
+	return s[:0]
+}
+
+// keepElems is keepBytes for elements with pointers, which it clears.
+func keepElems[T any](s []T) []T {
+	if cap(s) > maxKeepElems {
+		return nil
+	}
+	clear(s)
+	return s[:0]
+}
