@@ -1,0 +1,128 @@
+package server
+
+import (
+	"net/http"
+	"strconv"
+)
+
+// refusal is why a request was not served. Its text is the label of a metric and
+// the field of a log line.
+type refusal string
+
+const (
+	// Of a client that does not speak our HTTP.
+	refusedNotHTTP     refusal = "not_http"
+	refusedHead        refusal = "head"
+	refusedHeadSize    refusal = "head_size"
+	refusedHTTPVersion refusal = "http_version"
+
+	// Of an upgrade; path also of a plain request.
+	refusedOrigin  refusal = "origin"
+	refusedSecret  refusal = "secret"
+	refusedPath    refusal = "path"
+	refusedID      refusal = "id"
+	refusedKey     refusal = "key"
+	refusedVersion refusal = "version"
+	refusedBody    refusal = "body"
+
+	// Of a plain request.
+	refusedMethod refusal = "method"
+)
+
+// allRefusals lets metrics begin at zero.
+var allRefusals = [...]refusal{
+	refusedNotHTTP, refusedHead, refusedHeadSize, refusedHTTPVersion,
+	refusedOrigin, refusedSecret, refusedPath, refusedID, refusedKey, refusedVersion, refusedBody,
+	refusedMethod,
+}
+
+// denial is one way to be refused: what counts it and what the client is told.
+// It never holds anything the client sent. There are those below and no others,
+// so that they can be compared.
+type denial struct {
+	status int
+	reason refusal
+	header string // complete header lines that belong to the status
+	text   string
+}
+
+func (d *denial) Error() string { return d.text }
+
+var (
+	denyNotHTTP     = &denial{400, refusedNotHTTP, "", "not an HTTP request"}
+	denyBareLF      = &denial{400, refusedHead, "", "line feed without carriage return in the header"}
+	denyNUL         = &denial{400, refusedHead, "", "NUL in the header"}
+	denyRequestLine = &denial{400, refusedHead, "", "malformed request line"}
+	denyTarget      = &denial{400, refusedHead, "", "malformed request target"}
+	denyHeaderLine  = &denial{400, refusedHead, "", "malformed header line"}
+	denyHost        = &denial{400, refusedHead, "", "Host is missing, repeated or malformed"}
+	denyLength      = &denial{400, refusedHead, "", "malformed Content-Length"}
+	denyHeadSize    = &denial{431, refusedHeadSize, "", "header is longer than 16384 bytes"}
+	denyHTTPVersion = &denial{505, refusedHTTPVersion, "", "only HTTP/1.1 and HTTP/1.0 are spoken here"}
+
+	denyOrigin = &denial{403, refusedOrigin, "", "origin not allowed"}
+	// RFC 9110 §15.5.2: a server generating a 401 MUST send WWW-Authenticate. No
+	// registered scheme is ours, and an unknown one makes no browser ask for a password.
+	denySecret = &denial{401, refusedSecret, "WWW-Authenticate: Subprotocol\r\n",
+		"the secret is not among the subprotocols offered"}
+	denyPath       = &denial{404, refusedPath, "", "no such path"}
+	denyRelayID    = &denial{400, refusedID, "", "relayId is missing or empty"}
+	denyRelayIDLen = &denial{400, refusedID, "", "relayId is longer than 1024 bytes"}
+	denyPeerID     = &denial{400, refusedID, "", "peerId is missing or empty"}
+	denyPeerIDLen  = &denial{400, refusedID, "", "peerId is longer than 1024 bytes"}
+	denyKey        = &denial{400, refusedKey, "", "Sec-WebSocket-Key is missing, repeated or not 16 bytes in base64"}
+	// RFC 6455 §4.4: the versions the server is capable of. RFC 9110 §15.5.22: a
+	// server MUST send Upgrade in a 426, §7.8: and name it in Connection.
+	denyVersion = &denial{426, refusedVersion,
+		"Sec-WebSocket-Version: 13\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n",
+		"Sec-WebSocket-Version is not 13"}
+	denyHTTP10 = &denial{400, refusedHTTPVersion, "", "a WebSocket needs HTTP/1.1"}
+	denyBody   = &denial{400, refusedBody, "", "a WebSocket request has no body"}
+
+	// RFC 9110 §15.5.6: a 405 MUST have Allow.
+	denyMethod = &denial{405, refusedMethod, "Allow: GET\r\n", "only GET is served here"}
+)
+
+// Header lines that say what becomes of the connection. HTTP/1.1 persists unless
+// told otherwise, HTTP/1.0 the other way round.
+const (
+	linePersists   = ""
+	linePersists10 = "Connection: keep-alive\r\n"
+	lineEnds       = "Connection: close\r\n"
+)
+
+// appendRefusal appends the whole answer to a request that is refused, and says
+// that the connection is to be closed after it.
+func appendRefusal(dst []byte, d *denial) ([]byte, verdict) {
+	return appendDenial(dst, d, lineEnds, false), verdict{next: closing, status: d.status, reason: d.reason}
+}
+
+// appendDenial leaves the body out if the request was a HEAD, its length in.
+func appendDenial(dst []byte, d *denial, connection string, head bool) []byte {
+	dst = appendStatusLine(dst, d.status)
+	dst = append(dst, d.header...)
+	dst = appendContentHeader(dst, connection, "text/plain; charset=utf-8", len(d.text)+len("\n"))
+	if !head {
+		dst = append(dst, d.text...)
+		dst = append(dst, '\n')
+	}
+	return dst
+}
+
+func appendStatusLine(dst []byte, status int) []byte {
+	dst = append(dst, "HTTP/1.1 "...)
+	dst = strconv.AppendInt(dst, int64(status), 10)
+	dst = append(dst, ' ')
+	dst = append(dst, http.StatusText(status)...)
+	return append(dst, "\r\n"...)
+}
+
+// appendContentHeader ends the header.
+func appendContentHeader(dst []byte, connection, contentType string, length int) []byte {
+	dst = append(dst, connection...)
+	dst = append(dst, "Content-Type: "...)
+	dst = append(dst, contentType...)
+	dst = append(dst, "\r\nContent-Length: "...)
+	dst = strconv.AppendInt(dst, int64(length), 10)
+	return append(dst, "\r\n\r\n"...)
+}

@@ -1,0 +1,97 @@
+package server
+
+import (
+	"encoding/binary"
+	"unicode/utf8"
+
+	"github.com/gobwas/ws"
+)
+
+// closeCause says why a connection ended. Its text is the log's field and the
+// counter's label.
+type closeCause uint8
+
+const (
+	closedGone      closeCause = iota // the socket closed or broke
+	closedByPeer                      // a close frame came
+	closedProtocol                    // RFC 6455 was violated
+	closedUTF8                        // text was not UTF-8
+	closedTooBig                      // over MAX_MESSAGE_BYTES
+	closedSlow                        // over MAX_QUEUE_BYTES
+	closedHeartbeat                   // nothing heard for a whole interval
+	closedHandshake                   // no complete request in time
+	closedHTTP                        // an HTTP answer was the last word
+	closedDrain                       // the process is asked to stop
+	closedPanic                       // a bug of ours
+
+	closeCauses
+)
+
+var closeCauseText = [closeCauses]string{
+	closedGone:      "gone",
+	closedByPeer:    "peer",
+	closedProtocol:  "protocol",
+	closedUTF8:      "utf8",
+	closedTooBig:    "message_too_big",
+	closedSlow:      "slow",
+	closedHeartbeat: "heartbeat_timeout",
+	closedHandshake: "handshake_timeout",
+	closedHTTP:      "http",
+	closedDrain:     "drain",
+	closedPanic:     "panic",
+}
+
+func (c closeCause) String() string { return closeCauseText[c] }
+
+// farewell is a close that starts here: what is counted, and what the peer's
+// close frame says.
+type farewell struct {
+	cause  closeCause
+	code   ws.StatusCode
+	reason string // at most 123 bytes of UTF-8
+}
+
+func protocolError(reason string) *farewell {
+	return &farewell{closedProtocol, ws.StatusProtocolError, reason}
+}
+
+var (
+	byeHeartbeat     = &farewell{closedHeartbeat, ws.StatusGoingAway, "heartbeat timeout"}
+	byeDrain         = &farewell{closedDrain, ws.StatusGoingAway, "server is stopping"}
+	byeTooBig        = &farewell{closedTooBig, ws.StatusMessageTooBig, "message too big"}
+	byeTextNotUTF8   = &farewell{closedUTF8, ws.StatusInvalidFramePayloadData, "text is not UTF-8"}
+	byeReasonNotUTF8 = &farewell{closedUTF8, ws.StatusInvalidFramePayloadData, "close reason is not UTF-8"}
+	byeCloseLength   = protocolError("close payload of one byte")
+	byeCloseCode     = protocolError("invalid close code")
+)
+
+// parseClose checks the payload of a peer's close frame and returns its code,
+// 0 if it has none.
+func parseClose(payload []byte) (ws.StatusCode, *farewell) {
+	switch len(payload) {
+	case 0:
+		return 0, nil
+	case 1:
+		// RFC 6455 §5.5.1: "If there is a body, the first two bytes of the body
+		// MUST be a 2-byte unsigned integer".
+		return 0, byeCloseLength
+	}
+	code := binary.BigEndian.Uint16(payload)
+	if !validCloseCode(code) {
+		return 0, byeCloseCode
+	}
+	if !utf8.Valid(payload[2:]) {
+		return 0, byeReasonNotUTF8
+	}
+	return ws.StatusCode(code), nil
+}
+
+// validCloseCode tells whether a peer may send code: those of RFC 6455 §7.4 and
+// the registered 1012 to 1014, but for those that "MUST NOT be set as a status
+// code in a Close control frame" (1005, 1006; 1004 is reserved), and 3000 to 4999.
+func validCloseCode(code uint16) bool {
+	if code >= 1000 && code <= 1014 {
+		return code != 1004 && code != 1005 && code != 1006
+	}
+	return code >= 3000 && code <= 4999
+}

@@ -1,0 +1,225 @@
+package server
+
+import (
+	"crypto/sha1"
+	"encoding/base64"
+	"slices"
+)
+
+// gate holds what decides an upgrade. It is immutable and shared by all loops.
+type gate struct {
+	secret    []byte // empty if anybody may come in
+	anyOrigin bool
+	origins   map[string]struct{}
+	version   string // body of GET /v1
+}
+
+// newGate wants a secret that is a token of RFC 9110, or none: no other can be
+// offered. Origins that are empty or contain "*" allow any.
+func newGate(adminSecret string, allowedOrigins []string) *gate {
+	g := &gate{
+		secret:    []byte(adminSecret),
+		anyOrigin: len(allowedOrigins) == 0 || slices.Contains(allowedOrigins, "*"),
+		origins:   make(map[string]struct{}, len(allowedOrigins)),
+		version:   `{"version":"v1.0","isPublic":true}`,
+	}
+	for _, origin := range allowedOrigins {
+		g.origins[origin] = struct{}{}
+	}
+	if adminSecret != "" {
+		g.version = `{"version":"v1.0","isPublic":false}`
+	}
+	return g
+}
+
+const greeting = `{"message":"relaygate: open a WebSocket at /v1?relayId=<relay>&peerId=<peer>"}`
+
+// allowsOrigin: a browser sends one Origin (RFC 6454 §7.3). Two that differ
+// would let whoever is in between choose the one we look at.
+func (g *gate) allowsOrigin(r *httpRequest) bool {
+	if g.anyOrigin {
+		return true
+	}
+	_, listed := g.origins[string(r.origin)]
+	return listed && r.origins > 0 && !r.originsDiffer
+}
+
+// after says what follows an answered request.
+type after uint8
+
+const (
+	closing   after = iota // send the answer, then close the connection
+	keepAlive              // a further request may follow
+	upgraded               // frames follow
+)
+
+// verdict is the outcome of one request.
+type verdict struct {
+	next   after
+	status int
+	reason refusal // empty if not refused
+
+	// Decoded; only for upgraded. They alias the request or the handshaker and
+	// are valid until the next call.
+	relayID, peerID []byte
+}
+
+// handshaker answers HTTP requests: plain ones, and upgrades to WebSocket. Each
+// loop owns one, for its scratch memory.
+//
+// ws.Upgrader is not used, since it refuses in the order in which the headers
+// happen to come, and the contract has an order of its own.
+type handshaker struct {
+	gate            *gate
+	relayID, peerID idScratch
+}
+
+func newHandshaker(g *gate) *handshaker { return &handshaker{gate: g} }
+
+// appendAnswer parses head, a complete header block as headEnd found it, appends
+// the whole answer to dst, and says what follows. It allocates nothing but room
+// in dst, and keeps neither dst nor head.
+func (h *handshaker) appendAnswer(dst, head []byte) ([]byte, verdict) {
+	r := httpRequest{secret: h.gate.secret}
+	if denied := r.parse(head); denied != nil {
+		return appendRefusal(dst, denied)
+	}
+	if !r.isUpgrade() {
+		return h.appendPlain(dst, &r)
+	}
+	relayID, peerID, denied := h.examine(&r)
+	if denied != nil {
+		return appendRefusal(dst, denied)
+	}
+	return h.appendUpgrade(dst, &r), verdict{next: upgraded, status: 101, relayID: relayID, peerID: peerID}
+}
+
+// examine makes the contract's checks of an upgrade, in the contract's order.
+func (h *handshaker) examine(r *httpRequest) (relayID, peerID []byte, denied *denial) {
+	if !h.gate.allowsOrigin(r) {
+		return nil, nil, denyOrigin
+	}
+	if len(h.gate.secret) > 0 && r.offersSecret == 0 {
+		return nil, nil, denySecret
+	}
+	if !isRelayPath(r.path) {
+		return nil, nil, denyPath
+	}
+	relayID, ok := h.relayID.decode(queryFirst(r.query, "relayId"))
+	if !ok {
+		return nil, nil, denyRelayIDLen
+	}
+	if len(relayID) == 0 {
+		return nil, nil, denyRelayID
+	}
+	peerID, ok = h.peerID.decode(queryFirst(r.query, "peerId"))
+	if !ok {
+		return nil, nil, denyPeerIDLen
+	}
+	if len(peerID) == 0 {
+		return nil, nil, denyPeerID
+	}
+	return relayID, peerID, examineProtocol(r)
+}
+
+// examineProtocol checks what the request says of WebSocket and HTTP.
+func examineProtocol(r *httpRequest) *denial {
+	switch {
+	case r.keys != 1 || !isWebSocketKey(r.key):
+		return denyKey
+	case r.versions != 1 || string(r.version) != "13":
+		return denyVersion
+	case r.http10:
+		return denyHTTP10
+	case r.hasBody:
+		// Its bytes would be taken for frames.
+		return denyBody
+	}
+	return nil
+}
+
+func isRelayPath(path []byte) bool { return string(path) == "/v1" || string(path) == "/v1/" }
+
+// isWebSocketKey: RFC 6455 §4.2.1: a base64-encoded value that, when decoded, is
+// 16 bytes in length.
+func isWebSocketKey(key []byte) bool {
+	const encoded = 24
+	if len(key) != encoded {
+		return false
+	}
+	var nonce [encoded / 4 * 3]byte
+	n, err := base64.StdEncoding.Decode(nonce[:], key)
+	return err == nil && n == 16
+}
+
+// appendUpgrade: RFC 6455 §4.2.2. The accept value is the SHA-1 of key and GUID
+// in base64. A client that offers subprotocols gets one of them selected:
+// browsers fail the connection otherwise.
+func (h *handshaker) appendUpgrade(dst []byte, r *httpRequest) []byte {
+	const guid = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+	var keyed [24 + len(guid)]byte
+	copy(keyed[:], r.key)
+	copy(keyed[24:], guid)
+	sum := sha1.Sum(keyed[:])
+
+	dst = append(dst, "HTTP/1.1 101 Switching Protocols\r\n"+
+		"Upgrade: websocket\r\n"+
+		"Connection: Upgrade\r\n"+
+		"Sec-WebSocket-Accept: "...)
+	dst = base64.StdEncoding.AppendEncode(dst, sum[:])
+	selected := r.protocol
+	if len(h.gate.secret) > 0 {
+		selected = h.gate.secret
+	}
+	if selected != nil {
+		dst = append(dst, "\r\nSec-WebSocket-Protocol: "...)
+		dst = append(dst, selected...)
+	}
+	return append(dst, "\r\n\r\n"...)
+}
+
+// appendPlain answers a request that is no upgrade.
+func (h *handshaker) appendPlain(dst []byte, r *httpRequest) ([]byte, verdict) {
+	next, connection := closing, lineEnds
+	if r.persists() {
+		next, connection = keepAlive, linePersists
+		if r.http10 {
+			connection = linePersists10
+		}
+	}
+	body := h.gate.version
+	var denied *denial
+	switch {
+	case string(r.path) == "/":
+		body = greeting
+	case !isRelayPath(r.path):
+		denied = denyPath
+	}
+	if denied == nil && string(r.method) != "GET" {
+		denied = denyMethod
+	}
+	if denied != nil {
+		dst = appendDenial(dst, denied, connection, string(r.method) == "HEAD")
+		return dst, verdict{next: next, status: denied.status, reason: denied.reason}
+	}
+	dst = appendStatusLine(dst, 200)
+	dst = h.appendCORS(dst, r)
+	dst = appendContentHeader(dst, connection, "application/json", len(body))
+	return append(dst, body...), verdict{next: next, status: 200}
+}
+
+// appendCORS lets the pages that may open a WebSocket read the answer too.
+// Vary keeps caches from giving one page the answer made for another, so it
+// stands there whether this Origin matches or not.
+func (h *handshaker) appendCORS(dst []byte, r *httpRequest) []byte {
+	if h.gate.anyOrigin {
+		return append(dst, "Access-Control-Allow-Origin: *\r\n"...)
+	}
+	dst = append(dst, "Vary: Origin\r\n"...)
+	if h.gate.allowsOrigin(r) {
+		dst = append(dst, "Access-Control-Allow-Origin: "...)
+		dst = append(dst, r.origin...)
+		dst = append(dst, "\r\n"...)
+	}
+	return dst
+}

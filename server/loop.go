@@ -1,0 +1,170 @@
+package server
+
+import (
+	"encoding/binary"
+	"runtime/debug"
+	"sync"
+	"syscall"
+
+	"relaygate/router"
+)
+
+// loop is our side of one nbio poller: what its connections share, and the tick.
+//
+// nbio has no hook for the end of a batch of events. So the first message of a
+// batch makes the loop's eventfd readable, which the same poller reports in its
+// next round, behind the events that were already waiting: that is the tick, at
+// which the rooms noted since are flushed. No timer, no other goroutine; a
+// message on an idle server waits one round, some microseconds, and under load
+// batches grow by themselves.
+type loop struct {
+	srv  *Server // static
+	wake int     // static; the eventfd, owned by its nbio.Conn
+
+	// Owned by the poller's goroutine.
+	armed   bool // the eventfd is written to, the tick will come
+	noted   []*router.Room
+	ticking []*router.Room // noted, while tick walks it
+	out     []byte         // replies to the peer that is being served
+	scratch router.Scratch
+	peeker  router.Peeker
+	shaker  *handshaker
+
+	mu     sync.Mutex
+	posted []*router.Room // from other goroutines
+}
+
+var one = binary.NativeEndian.AppendUint64(nil, 1)
+
+// note makes the next tick flush r. Only the loop itself calls it.
+func (l *loop) note(r *router.Room) {
+	l.noted = append(l.noted, r)
+	if !l.armed {
+		l.armed = true
+		l.ring()
+	}
+}
+
+// post is note for other goroutines.
+func (l *loop) post(r *router.Room) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.posted = append(l.posted, r)
+	if len(l.posted) == 1 {
+		l.ring()
+	}
+}
+
+func (l *loop) ring() {
+	// Cannot fail while the engine runs: the counter is far from full.
+	_, _ = syscall.Write(l.wake, one)
+}
+
+// tick flushes the rooms noted since the last one.
+func (l *loop) tick() {
+	l.armed = false
+	l.noted, l.ticking = l.ticking[:0], l.noted
+	l.mu.Lock()
+	l.ticking = append(l.ticking, l.posted...)
+	clear(l.posted)
+	l.posted = l.posted[:0]
+	l.mu.Unlock()
+	for _, r := range l.ticking {
+		l.flush(r)
+	}
+	clear(l.ticking)
+}
+
+func (l *loop) flush(r *router.Room) {
+	defer l.recover(nil)
+	again, help := r.Flush(&l.scratch)
+	if again {
+		l.note(r)
+	}
+	if help {
+		for _, other := range l.srv.loops {
+			if other != l {
+				other.post(r)
+			}
+		}
+	}
+}
+
+// do does what a publisher must.
+func (l *loop) do(must router.Must, r *router.Room) {
+	note := must.Note()
+	if must.Drain() {
+		note = r.Drain(&l.scratch)
+	}
+	if note {
+		l.note(r)
+	}
+}
+
+// serve handles what came from p. data is the poller's buffer, ours until we
+// return, to write to as well.
+func (l *loop) serve(p *peer, data []byte) {
+	defer l.recover(p)
+	at := p.at()
+	if !p.heard.Load() {
+		p.heard.Store(true)
+	}
+	var held *input // what data aliases, once a header block came in several reads
+	for len(data) > 0 {
+		switch at {
+		case phaseHead:
+			if p.in != nil {
+				held = p.in
+				data = l.resumeHead(p, data)
+			} else {
+				data = l.head(p, data)
+			}
+		case phaseOpen:
+			data = l.frames(p, data)
+		case phaseClosing:
+			if p.discard(data) {
+				p.closeHeard()
+			}
+			data = nil
+		case phaseClosed:
+			data = nil
+		}
+		at = p.at()
+	}
+	l.reply(p)
+	if held != nil && held != p.in {
+		held.release()
+	}
+	p.settle()
+}
+
+// reply sends the replies gathered in out.
+func (l *loop) reply(p *peer) {
+	if len(l.out) == 0 {
+		return
+	}
+	p.mu.Lock()
+	defer p.unlock()
+	if p.at() < phaseClosing {
+		p.sendLocked(l.out)
+	}
+	l.out = l.out[:0]
+}
+
+// maxReplies bounds out, in bytes: beyond it replies are sent before the rest of
+// the input is looked at.
+const maxReplies = 16 << 10
+
+func (l *loop) replyIfMany(p *peer) {
+	if len(l.out) > maxReplies {
+		l.reply(p)
+	}
+}
+
+// recover ends a panic: a bug of ours that must not take other peers along.
+func (l *loop) recover(p *peer) {
+	if r := recover(); r != nil {
+		l.out = nil
+		l.srv.panicked(p, r, debug.Stack())
+	}
+}

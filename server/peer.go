@@ -1,0 +1,272 @@
+package server
+
+import (
+	"net/netip"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"syscall"
+
+	"github.com/gobwas/ws"
+	"github.com/lesismal/nbio"
+	"go.uber.org/zap"
+
+	"relaygate/health"
+	"relaygate/router"
+)
+
+// phase is how far a connection has come. It only ever grows.
+type phase uint32
+
+const (
+	phaseHead    phase = iota // HTTP requests come
+	phaseOpen                 // a WebSocket, member of a room
+	phaseClosing              // our last word is said; what comes is thrown away
+	phaseClosed               // the socket is gone
+)
+
+// seating tells in which wheel a connection sits. Each connection sits in one.
+type seating uint8
+
+const (
+	seatHandshake seating = iota // until its request is complete
+	seatHeartbeat                // while it is open
+	seatClosing                  // while it closes
+	seats
+)
+
+// peer is one connection, from accept to close. There may be a million of them:
+// with nbio.Conn (208 bytes) and the id, a silent peer in a room is this struct.
+type peer struct {
+	router.Member // initialised at the upgrade, static afterwards
+
+	// Static.
+	srv *Server
+	nb  *nbio.Conn
+
+	// Owned by the connection's loop.
+	in *input // unfinished input, nil while there is none
+
+	queued atomic.Int64  // bytes submitted to nb and not yet taken by the socket
+	phase  atomic.Uint32 // of type phase; written under mu
+	heard  atomic.Bool   // something came since the wheel's last visit
+	finish atomic.Bool   // shut the socket's sending side when queued is 0
+	cause  atomic.Uint32 // of type closeCause
+
+	seatedIn seating     // guarded by mu
+	awaits   bool        // our close frame was the first, the peer's is to come; static from phaseClosing on
+	seat     health.Seat // the wheel's
+
+	// mu makes changes of phase whole with what they entail (membership, the
+	// seat, the last frame), and puts no frame behind a close frame. Lock
+	// order: peer.mu, then the table's and the wheel's locks and nb's own.
+	mu sync.Mutex
+}
+
+// Seat implements health.Sitter.
+func (p *peer) Seat() *health.Seat { return &p.seat }
+
+func (p *peer) at() phase { return phase(p.phase.Load()) }
+
+// Write implements router.Conn. A panic on the way closes this peer alone.
+func (p *peer) Write(frames []byte) {
+	p.mu.Lock()
+	defer p.unlock()
+	if p.at() == phaseOpen {
+		p.sendLocked(frames)
+	}
+}
+
+// unlock is deferred: it also ends a panic, at the price of the connection.
+func (p *peer) unlock() {
+	if r := recover(); r != nil {
+		p.srv.panicked(p, r, debug.Stack())
+	}
+	p.mu.Unlock()
+}
+
+// sendLocked submits whole frames, or HTTP. What the socket does not take at
+// once is copied by nbio, up to MAX_QUEUE_BYTES; past that nbio closes the
+// connection. It also does so when one write is larger, so that is cut.
+func (p *peer) sendLocked(b []byte) {
+	for most := p.srv.cfg.MaxQueue; len(b) > most; {
+		n := 0
+		for size := ownFrameSize(b); n+size <= most; size = ownFrameSize(b[n:]) {
+			n += size
+		}
+		p.submit(b[:n])
+		b = b[n:]
+	}
+	p.submit(b)
+}
+
+func (p *peer) submit(b []byte) {
+	p.queued.Add(int64(len(b)))
+	_, _ = p.nb.Write(b) // an error has closed the connection, and onClose follows
+}
+
+// onWritten is nbio's OnWrittenSize: the socket took n bytes. It runs under nb's
+// lock, so the descriptor is still this connection's.
+func (p *peer) onWritten(n int) {
+	if p.queued.Add(int64(-n)) == 0 && p.finish.Load() {
+		_ = syscall.Shutdown(p.nb.Hash(), syscall.SHUT_WR)
+	}
+}
+
+// open makes p a member of relayID. It reports whether p is open now.
+func (p *peer) open(relayID, peerID []byte) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.at() != phaseHead {
+		return false // closed beside us
+	}
+	p.Init(string(peerID), p)
+	p.srv.table.Join(relayID, &p.Member)
+	p.heard.Store(true)
+	p.sitLocked(seatHeartbeat)
+	p.phase.Store(uint32(phaseOpen))
+	return true
+}
+
+// close says farewell to an open peer: the close frame, then a bounded wait for
+// the peer's own. With final none is awaited: it was the peer's last word that is
+// answered. A connection that never opened is just closed.
+func (p *peer) close(f *farewell, final bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch p.at() {
+	case phaseHead:
+		p.cause.Store(uint32(f.cause))
+		_ = p.nb.Close()
+	case phaseOpen:
+		var frame [maxControlPayload + 2]byte
+		p.awaits = !final
+		p.finish.Store(final)
+		p.closeLocked(f.cause, appendClose(frame[:0], f.code, f.reason))
+	}
+}
+
+// closeAnswered answers a peer's close frame with its own code.
+func (p *peer) closeAnswered(code ws.StatusCode) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.at() == phaseOpen {
+		var frame [4]byte
+		p.finish.Store(true)
+		p.closeLocked(closedByPeer, appendClose(frame[:0], code, ""))
+	}
+}
+
+// closeAfter sends the HTTP answer that is the connection's last word.
+func (p *peer) closeAfter(answer []byte) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.at() == phaseHead {
+		p.finish.Store(true)
+		p.closeLocked(closedHTTP, answer)
+	}
+}
+
+// closeLocked sends the last word and leaves the room. The socket stays, since
+// closing it with unread input would send a reset, and that could destroy what
+// is still on its way: the peer closes, or the wheel does.
+func (p *peer) closeLocked(cause closeCause, last []byte) {
+	p.cause.Store(uint32(cause))
+	p.submit(last)
+	p.phase.Store(uint32(phaseClosing))
+	p.srv.table.Leave(&p.Member)
+	p.sitLocked(seatClosing)
+}
+
+// closeNow ends a close that has taken too long.
+func (p *peer) closeNow() { _ = p.nb.Close() }
+
+// closeHandshake ends a connection that has not sent a complete request in time.
+func (p *peer) closeHandshake() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.at() == phaseHead {
+		p.cause.Store(uint32(closedHandshake))
+		_ = p.nb.Close()
+	}
+}
+
+var pingFrame = appendFrame(nil, opText, []byte("ping"))
+
+// beat is the wheel's visit: nothing heard since the last one, and the peer is
+// evicted; else it is asked to say something.
+func (p *peer) beat() {
+	if p.heard.Swap(false) {
+		p.Write(pingFrame)
+	} else {
+		p.close(byeHeartbeat, false)
+	}
+}
+
+// closeHeard: the peer's close frame came after ours. All is said.
+func (p *peer) closeHeard() {
+	if p.queued.Load() == 0 {
+		_ = p.nb.Close()
+		return
+	}
+	// Ours has not left yet. onWritten ends it, or the wheel; should the last
+	// byte have left since we looked, then the wheel.
+	p.finish.Store(true)
+}
+
+// onClose is nbio's OnClose. It may run beside the loop.
+func (p *peer) onClose(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	was := p.at()
+	if was == phaseClosed {
+		return
+	}
+	if err == nbio.ErrOverflow {
+		p.cause.Store(uint32(closedSlow))
+	}
+	p.phase.Store(uint32(phaseClosed))
+	p.srv.table.Leave(&p.Member)
+	p.srv.wheels[p.seatedIn].Remove(p)
+	p.srv.stats.connections.Add(-1)
+	cause := closeCause(p.cause.Load())
+	p.srv.stats.closed[cause].Add(1)
+	if e := p.srv.log.Check(zap.DebugLevel, "connection closed"); e != nil {
+		e.Write(zap.Stringer("cause", cause), zap.String("peer_id", p.ID()), zap.Error(err))
+	}
+}
+
+// sitLocked moves p to another wheel.
+func (p *peer) sitLocked(in seating) {
+	p.srv.wheels[p.seatedIn].Remove(p)
+	p.seatedIn = in
+	if in == seatHeartbeat {
+		p.srv.wheels[in].Spread(p)
+	} else {
+		p.srv.wheels[in].Behind(p)
+	}
+}
+
+// restart gives p the whole HANDSHAKE_TIMEOUT again, for its next request.
+func (p *peer) restart() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.at() == phaseHead {
+		p.sitLocked(seatHandshake)
+	}
+}
+
+// remoteAddr asks the kernel, since only a debug log wants to know.
+func (p *peer) remoteAddr() netip.AddrPort {
+	sa, err := syscall.Getpeername(p.nb.Hash())
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	switch sa := sa.(type) {
+	case *syscall.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
+	case *syscall.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr).Unmap(), uint16(sa.Port))
+	}
+	return netip.AddrPort{}
+}

@@ -1,0 +1,151 @@
+package server
+
+import (
+	"bytes"
+	"unicode/utf8"
+)
+
+// maxIDBytes bounds a relayId or peerId, decoded.
+const maxIDBytes = 1024
+
+// queryFirst returns the raw value of the first pair in a query named name, nil
+// if there is none, as the application/x-www-form-urlencoded parser of the WHATWG
+// URL standard splits it: at "&" alone, then at the first "=". The value is a
+// part of query. name must be of ASCII letters.
+func queryFirst(query []byte, name string) (raw []byte) {
+	for more := true; more; {
+		var pair []byte
+		pair, query, more = cutByte(query, '&')
+		key, value, _ := cutByte(pair, '=')
+		if isQueryKey(key, name) {
+			return value
+		}
+	}
+	return nil
+}
+
+// isQueryKey reports whether raw decodes to name. Decoding stops at the first
+// octet that differs, and leaves out the UTF-8 step: that turns no octets but
+// ASCII letters into ASCII letters.
+func isQueryKey(raw []byte, name string) bool {
+	for i := 0; i < len(name); i++ {
+		if len(raw) == 0 {
+			return false
+		}
+		var c byte
+		c, raw = cutQueryOctet(raw)
+		if c != name[i] {
+			return false
+		}
+	}
+	return len(raw) == 0
+}
+
+// cutQueryOctet decodes the first octet of b, which must not be empty.
+// A "%" without two hexadecimal digits behind it stands for itself.
+func cutQueryOctet(b []byte) (c byte, rest []byte) {
+	switch {
+	case b[0] == '+':
+		return ' ', b[1:]
+	case b[0] == '%' && len(b) >= 3 && unhex[b[1]] >= 0 && unhex[b[2]] >= 0:
+		return byte(unhex[b[1]]<<4 | unhex[b[2]]), b[3:]
+	}
+	return b[0], b[1:]
+}
+
+// unhex holds a hexadecimal digit's value, -1 for any other octet.
+var unhex = func() (values [256]int16) {
+	for c := range values {
+		values[c] = -1
+	}
+	for i, c := range []byte("0123456789abcdef") {
+		values[c] = int16(i)
+	}
+	for i, c := range []byte("ABCDEF") {
+		values[c] = int16(10 + i)
+	}
+	return values
+}()
+
+// idScratch is the memory one id is decoded in.
+type idScratch struct {
+	octets [maxIDBytes]byte // percent-decoded
+	text   [maxIDBytes]byte // made UTF-8
+}
+
+// decode returns what raw, a value of queryFirst, stands for: octets escaped or
+// not, read as UTF-8. ok is false if that is longer than maxIDBytes. The id
+// aliases raw or s, and is valid as long as raw is and until the next decode.
+func (s *idScratch) decode(raw []byte) (id []byte, ok bool) {
+	id = raw
+	if bytes.IndexByte(raw, '%') >= 0 || bytes.IndexByte(raw, '+') >= 0 {
+		id = s.octets[:0]
+		for len(raw) > 0 {
+			if len(id) == maxIDBytes {
+				return nil, false
+			}
+			var c byte
+			c, raw = cutQueryOctet(raw)
+			id = append(id, c)
+		}
+	}
+	// Replacing never makes it shorter.
+	if len(id) > maxIDBytes {
+		return nil, false
+	}
+	if utf8.Valid(id) {
+		return id, true
+	}
+	return s.replaceInvalid(id)
+}
+
+// replaceInvalid copies b, one U+FFFD in place of each maximal subpart of an
+// ill-formed sequence, as the decoders of browsers do (Unicode, §3.9, "U+FFFD
+// Substitution of Maximal Subparts"). bytes.ToValidUTF8 puts one for a run of
+// them, a range over a string one for each octet.
+func (s *idScratch) replaceInvalid(b []byte) (id []byte, ok bool) {
+	id = s.text[:0]
+	for len(b) > 0 {
+		r, n := utf8.DecodeRune(b)
+		if r == utf8.RuneError && n == 1 {
+			n = maximalSubpart(b)
+		}
+		if len(id)+utf8.RuneLen(r) > maxIDBytes {
+			return nil, false
+		}
+		id = utf8.AppendRune(id, r)
+		b = b[n:]
+	}
+	return id, true
+}
+
+// maximalSubpart returns the length of the longest beginning of b, which is
+// ill-formed, that could begin a well-formed sequence; at least 1.
+func maximalSubpart(b []byte) int {
+	// Unicode, table 3-7: what may follow the first octet.
+	more, low, high := 0, byte(0x80), byte(0xbf)
+	switch c := b[0]; {
+	case 0xc2 <= c && c <= 0xdf:
+		more = 1
+	case 0xe0 <= c && c <= 0xef:
+		more = 2
+	case 0xf0 <= c && c <= 0xf4:
+		more = 3
+	}
+	switch b[0] {
+	case 0xe0: // overlong
+		low = 0xa0
+	case 0xed: // surrogates
+		high = 0x9f
+	case 0xf0: // overlong
+		low = 0x90
+	case 0xf4: // beyond U+10FFFF
+		high = 0x8f
+	}
+	n := 1
+	for n <= more && n < len(b) && low <= b[n] && b[n] <= high {
+		low, high = 0x80, 0xbf
+		n++
+	}
+	return n
+}

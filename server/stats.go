@@ -1,0 +1,67 @@
+package server
+
+import "sync/atomic"
+
+// stats is what the server counts.
+type stats struct {
+	connections atomic.Int64 // open sockets
+	accepted    atomic.Int64
+	upgraded    atomic.Int64
+	refused     [len(allRefusals)]atomic.Int64
+	closed      [closeCauses]atomic.Int64
+	acceptFails atomic.Int64
+	panics      atomic.Int64
+}
+
+func (s *stats) answered(v verdict) {
+	if v.next == upgraded {
+		s.upgraded.Add(1)
+	}
+	if v.reason == "" {
+		return
+	}
+	for i, r := range allRefusals {
+		if r == v.reason {
+			s.refused[i].Add(1)
+		}
+	}
+}
+
+// Stats is a snapshot of what the server holds and has counted.
+type Stats struct {
+	Connections  int              // open sockets, peers included
+	Peers        int              // members of rooms
+	Rooms        int              // rooms with at least one member
+	Seats        int              // connections in the timing wheels; equals Connections when nothing moves
+	Accepted     int64            // sockets accepted since the start
+	Upgraded     int64            // of these, upgraded to WebSocket
+	AcceptErrors int64            // failed accepts, most likely for want of descriptors
+	Panics       int64            // bugs of ours that cost one connection each
+	Refused      map[string]int64 // requests by reason
+	Closed       map[string]int64 // connections by cause
+}
+
+// Stats returns a snapshot.
+func (s *Server) Stats() Stats {
+	st := Stats{
+		Connections:  int(s.stats.connections.Load()),
+		Peers:        s.table.Members(),
+		Rooms:        s.table.Rooms(),
+		Accepted:     s.stats.accepted.Load(),
+		Upgraded:     s.stats.upgraded.Load(),
+		AcceptErrors: s.stats.acceptFails.Load(),
+		Panics:       s.stats.panics.Load(),
+		Refused:      make(map[string]int64),
+		Closed:       make(map[string]int64),
+	}
+	for _, w := range s.wheels {
+		st.Seats += w.Len()
+	}
+	for i, r := range allRefusals {
+		st.Refused[string(r)] = s.stats.refused[i].Load()
+	}
+	for c := range closeCauses {
+		st.Closed[c.String()] = s.stats.closed[c].Load()
+	}
+	return st
+}
