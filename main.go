@@ -1,0 +1,128 @@
+// Command relaygate is a WebSocket relay: what a peer sends reaches everyone
+// else in its relay, or the one peer it names.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"relaygate/server"
+)
+
+// version is set by the linker, from git.
+var version = "devel"
+
+// drainTimeout bounds the time between a signal and the end of the process.
+const drainTimeout = 8 * time.Second
+
+// enoughFiles is the open-file limit below which a warning is due.
+const enoughFiles = 100_000
+
+func main() {
+	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	context.AfterFunc(ctx, cancel) // a second signal ends the process at once
+	os.Exit(run(ctx, os.Args[1:], os.Environ(), os.Stdout, os.Stderr))
+}
+
+// run is the whole program; it returns the exit status: 0, 1 if serving failed,
+// 2 if the command line or the environment is wrong.
+func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) int {
+	flags := flag.NewFlagSet("relaygate", flag.ContinueOnError)
+	flags.SetOutput(io.Discard)
+	showVersion := flags.Bool("version", false, "print the version and exit")
+	checkOnly := flags.Bool("check", false, "validate the environment and exit")
+	switch err := flags.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
+		usage(stdout)
+		return 0
+	case err != nil:
+		fmt.Fprintf(stderr, "relaygate: %v; -help lists what there is\n", err)
+		return 2
+	case flags.NArg() > 0:
+		fmt.Fprintf(stderr, "relaygate: unexpected argument %q; -help lists what there is\n", flags.Arg(0))
+		return 2
+	case *showVersion:
+		fmt.Fprintln(stdout, "relaygate", version)
+		return 0
+	}
+	cfg, err := server.ParseConfig(environ)
+	if err != nil {
+		fmt.Fprintf(stderr, "relaygate: invalid configuration\n%v\n", err)
+		return 2
+	}
+	if *checkOnly {
+		fmt.Fprintln(stdout, "relaygate: the configuration is valid")
+		return 0
+	}
+	return serve(ctx, cfg, newLog(cfg, stderr))
+}
+
+func usage(w io.Writer) {
+	fmt.Fprintf(w, `relaygate is a WebSocket relay: what a peer sends reaches everyone else in its
+relay, or the one peer it names.
+
+usage: relaygate [-help] [-version] [-check]
+
+  -help     print this and exit
+  -version  print the version and exit
+  -check    validate the environment and exit: status 0, or 2 with all faults
+
+It is configured by environment variables alone:
+
+%s`, server.Usage())
+}
+
+// newLog logs to w, one line per event.
+func newLog(cfg server.Config, w io.Writer) *zap.Logger {
+	ec := zap.NewProductionEncoderConfig()
+	ec.TimeKey = "time"
+	ec.EncodeTime = zapcore.RFC3339NanoTimeEncoder
+	encoder := zapcore.NewJSONEncoder(ec)
+	if cfg.LogFormat == "console" {
+		ec.EncodeLevel = zapcore.CapitalLevelEncoder
+		encoder = zapcore.NewConsoleEncoder(ec)
+	}
+	return zap.New(zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(w)), cfg.LogLevel))
+}
+
+// serve runs the relay until ctx ends.
+func serve(ctx context.Context, cfg server.Config, log *zap.Logger) int {
+	files, err := server.RaiseFileLimit()
+	if err != nil {
+		log.Warn("cannot raise the open-file limit", zap.Error(err))
+	}
+	if files < enoughFiles {
+		log.Warn("the open-file limit is low: each connection takes one descriptor",
+			zap.Uint64("open_files", files), zap.Int("wanted", enoughFiles))
+	}
+	s, err := server.Listen(cfg, log)
+	if err != nil {
+		log.Error("cannot start", zap.Error(err))
+		return 1
+	}
+	log.Info("started", zap.String("version", version), zap.Stringer("address", s.Addr()),
+		zap.Int("loops", s.Loops()), zap.Uint64("open_files", files), zap.Object("settings", cfg))
+	<-ctx.Done()
+
+	st := s.Stats()
+	begin := time.Now()
+	deadline, cancel := context.WithTimeout(context.Background(), drainTimeout)
+	defer cancel()
+	if err := s.Drain(deadline); err != nil {
+		log.Warn("not all peers took leave", zap.Error(err))
+	}
+	log.Info("stopped", zap.String("version", version), zap.Stringer("address", s.Addr()),
+		zap.Int("peers_at_signal", st.Peers), zap.Int64("accepted", st.Accepted),
+		zap.Duration("drained_in", time.Since(begin)), zap.Object("settings", cfg))
+	return 0
+}
