@@ -1,0 +1,211 @@
+package load
+
+import (
+	"crypto/sha1"
+	"encoding/base64"
+	"fmt"
+	"net/netip"
+	"net/url"
+
+	"golang.org/x/sys/unix"
+)
+
+// clientKey is every handshake's Sec-WebSocket-Key: a fixed one is as much work for the server as a random one.
+const clientKey = "cmVsYXlnYXRlIGJlbmNoIQ=="
+
+var acceptKey = func() string {
+	sum := sha1.Sum([]byte(clientKey + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+	return base64.StdEncoding.EncodeToString(sum[:])
+}()
+
+// route is a Route made ready for the system calls.
+type route struct {
+	family   int
+	src, dst unix.Sockaddr // src nil: the kernel picks
+}
+
+// dialer opens queued connections, a bounded number at a time.
+type dialer struct {
+	queue    []int32
+	routes   []route
+	flying   int // handshakes under way
+	parallel int
+	opened   int
+	failed   int
+	why      string
+	request  []byte // scratch
+	before   string // request up to the relay id
+	after    string // request from the peer id's end on
+}
+
+func newRoute(r Route) (route, error) {
+	dst, err := netip.ParseAddrPort(r.Target)
+	if err != nil {
+		return route{}, fmt.Errorf("target %q: %w", r.Target, err)
+	}
+	out := route{family: unix.AF_INET6}
+	sockaddr := func(a netip.AddrPort) unix.Sockaddr {
+		if a.Addr().Is4() {
+			return &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}
+		}
+		return &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()}
+	}
+	if dst.Addr().Is4() {
+		out.family = unix.AF_INET
+	}
+	out.dst = sockaddr(dst)
+	if r.Source != "" {
+		src, err := netip.ParseAddr(r.Source)
+		if err != nil {
+			return route{}, fmt.Errorf("source %q: %w", r.Source, err)
+		}
+		out.src = sockaddr(netip.AddrPortFrom(src, 0))
+	}
+	return out, nil
+}
+
+// prepare builds the parts of the request that all connections of the command share.
+func (d *dialer) prepare(c *Command) {
+	query := c.Query
+	if query != "" {
+		query += "&"
+	}
+	d.before = "GET " + c.Path + "?" + query + "relayId=" + url.QueryEscape(c.Relay)
+	d.after = " HTTP/1.1\r\nHost: " + c.Host + "\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
+		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + clientKey + "\r\n"
+	if c.Secret != "" {
+		d.after += "Sec-WebSocket-Protocol: " + c.Secret + "\r\n"
+	}
+	d.after += "\r\n"
+	d.parallel = max(c.Parallel, 1)
+}
+
+// dial begins as many queued handshakes as may be under way.
+func (w *worker) dial() {
+	d := &w.dialer
+	for len(d.queue) > 0 && d.flying < d.parallel {
+		i := d.queue[0]
+		d.queue = d.queue[1:]
+		d.flying++
+		if err := w.connect(i); err != nil {
+			w.ended(i, err)
+		}
+	}
+}
+
+// connect makes the socket and starts connecting; the first event on it continues in upgrade.
+func (w *worker) connect(i int32) error {
+	c := &w.conns[i]
+	c.state = dialing
+	c.life++
+	c.left, c.inFrame, c.rest = c.left[:0], false, 0
+	c.out = c.out[:0]
+	r := &w.dialer.routes[c.route]
+	fd, err := unix.Socket(r.family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("socket: %w", err)
+	}
+	c.fd = int32(fd)
+	if err := unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1); err != nil {
+		return fmt.Errorf("TCP_NODELAY: %w", err)
+	}
+	if r.src != nil {
+		// The port is picked at connect, when the whole four-tuple is known; otherwise all targets would share one range.
+		if r.family == unix.AF_INET {
+			unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1)
+		}
+		if err := unix.Bind(fd, r.src); err != nil {
+			return fmt.Errorf("bind: %w", err)
+		}
+	}
+	if err := unix.Connect(fd, r.dst); err != nil && err != unix.EINPROGRESS {
+		return fmt.Errorf("connect: %w", err)
+	}
+	ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET, Fd: i, Pad: c.life}
+	if err := unix.EpollCtl(w.ep, unix.EPOLL_CTL_ADD, fd, &ev); err != nil {
+		return fmt.Errorf("epoll: %w", err)
+	}
+	return nil
+}
+
+// upgrade writes the request. A fresh socket takes it whole; a connect that failed shows here as the write's error.
+func (w *worker) upgrade(i int32) {
+	c, d := &w.conns[i], &w.dialer
+	b := append(d.request[:0], d.before...)
+	b = fmt.Appendf(b, "-%x&peerId=p%07x", w.led.members[i].room, i)
+	b = append(b, d.after...)
+	d.request = b
+	n, err := rawWrite(int(c.fd), b)
+	if err == unix.EAGAIN {
+		return
+	}
+	if err == nil && n < len(b) {
+		err = fmt.Errorf("the request did not fit the socket")
+	}
+	if err != nil {
+		w.ended(i, err)
+		return
+	}
+	c.state = upgrading
+}
+
+// joined is called when the handshake of a peer is complete.
+func (w *worker) joined(i int32) {
+	w.conns[i].state = open
+	w.dialer.flying--
+	w.dialer.opened++
+	w.marks.Joins++
+	w.marks.Open++
+}
+
+// ended is called when a connection is over: refused, closed by the relay, or done leaving.
+func (w *worker) ended(i int32, why error) {
+	c := &w.conns[i]
+	was := c.state
+	w.closeSocket(c, false)
+	switch was {
+	case dialing, upgrading:
+		d := &w.dialer
+		d.flying--
+		d.failed++
+		if d.why == "" {
+			d.why = why.Error()
+		}
+	case leaving:
+		w.marks.Open--
+		w.rejoin(i)
+	case open:
+		w.marks.Open--
+		c.steady = false
+		if m := &w.led.members[i]; m.loose && m.stuck {
+			w.marks.Dropped++
+			return
+		}
+		w.marks.Cut++
+		w.led.v.Disconnected++
+		w.led.v.example("peer %d was disconnected: %v", i, why)
+	}
+}
+
+// rejoin queues a peer that left for a new handshake under its old id.
+func (w *worker) rejoin(i int32) {
+	m := &w.led.members[i]
+	m.late = true
+	clear(m.expect)
+	w.dialer.queue = append(w.dialer.queue, i)
+}
+
+func (w *worker) closeSocket(c *conn, reset bool) {
+	if c.fd >= 0 {
+		if reset {
+			unix.SetsockoptLinger(int(c.fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+		}
+		unix.Close(int(c.fd))
+	}
+	c.fd = -1
+	c.state = gone
+	c.inFrame = false
+	c.rest = 0
+	c.left = c.left[:0]
+	c.out = c.out[:0]
+}

@@ -1,0 +1,127 @@
+package load
+
+import "testing"
+
+// room makes a ledger with one room of n peers, of which the first sends to all, with a window of two.
+func room(n int) *ledger {
+	l := newLedger()
+	expect := make([]uint32, n)
+	for i := range n {
+		l.members = append(l.members, member{room: 1, expect: expect[i : i+1]})
+	}
+	l.streams = []stream{{room: 1, target: everyone, copies: int32(n - 1), next: 1, left: make([]int32, 2)}}
+	return l
+}
+
+func (l *ledger) sendAll(n int) {
+	for range n {
+		l.begin(&l.streams[0])
+	}
+}
+
+func (l *ledger) finish() Violations {
+	l.settle(func(uint32) (int32, int32) { return 0, int32(len(l.members)) }, func(int32) bool { return true })
+	return l.v
+}
+
+func TestLedgerFindsNothingWrong(t *testing.T) {
+	l := room(3)
+	l.sendAll(2)
+	for seq := uint32(1); seq <= 2; seq++ {
+		for p := int32(1); p < 3; p++ {
+			counts, completed := l.arrive(p, &msgHead{room: 1, seq: seq})
+			if !counts || completed != (p == 2) {
+				t.Errorf("message %d at peer %d: counts %v, completed %v", seq, p, counts, completed)
+			}
+		}
+	}
+	if v := l.finish(); v.Total() != 0 {
+		t.Errorf("got %+v, want nothing", v)
+	}
+	if l.due != 4 || l.got != 4 {
+		t.Errorf("due %d, got %d; want 4 and 4", l.due, l.got)
+	}
+}
+
+func TestLedgerFindsWhatIsWrong(t *testing.T) {
+	type at struct {
+		peer int32
+		head msgHead
+	}
+	f := func(name string, want Violations, arrivals ...at) {
+		t.Helper()
+		l := room(2)
+		l.sendAll(2)
+		for _, a := range arrivals {
+			l.arrive(a.peer, &a.head)
+		}
+		got := l.finish()
+		if len(got.Examples) == 0 {
+			t.Errorf("%s: no example", name)
+		}
+		got.Examples = nil
+		if got.Total() != want.Total() || got.Lost != want.Lost || got.Duplicated != want.Duplicated || got.Reordered != want.Reordered ||
+			got.Stranger != want.Stranger || got.Corrupted != want.Corrupted {
+			t.Errorf("%s: got %+v, want %+v", name, got, want)
+		}
+	}
+	one, two := at{1, msgHead{room: 1, seq: 1}}, at{1, msgHead{room: 1, seq: 2}}
+	f("last one lost", Violations{Lost: 1}, one)
+	f("all lost", Violations{Lost: 2})
+	f("twice", Violations{Duplicated: 1}, one, one, two)
+	f("out of order", Violations{Reordered: 1}, two, one)
+	f("out of order, then twice", Violations{Reordered: 1, Duplicated: 1}, two, one, one)
+	f("back at its sender", Violations{Stranger: 1}, one, two, at{0, one.head})
+	f("of another room", Violations{Stranger: 1}, one, two, at{1, msgHead{room: 2, seq: 1}})
+	f("of a stream that is none", Violations{Stranger: 1}, one, two, at{1, msgHead{room: 1, stream: 9, seq: 1}})
+	f("never sent", Violations{Corrupted: 1}, one, two, at{1, msgHead{room: 1, seq: 3}})
+}
+
+func TestLedgerFirstLostIsAGap(t *testing.T) {
+	l := room(2)
+	l.sendAll(2)
+	if counts, _ := l.arrive(1, &msgHead{room: 1, seq: 2}); !counts {
+		t.Error("a message after a gap does not count")
+	}
+	if v := l.finish(); v.Lost != 1 || v.Total() != 1 {
+		t.Errorf("got %+v, want one lost", v)
+	}
+}
+
+func TestLedgerTargeted(t *testing.T) {
+	l := room(3)
+	l.streams[0].target, l.streams[0].copies = 1, 1
+	l.sendAll(1)
+	if counts, completed := l.arrive(1, &msgHead{room: 1, seq: 1}); !counts || !completed {
+		t.Error("the target's copy does not complete the message")
+	}
+	if counts, _ := l.arrive(2, &msgHead{room: 1, seq: 1}); counts {
+		t.Error("a stranger's copy counts")
+	}
+	if v := l.finish(); v.Stranger != 1 || v.Total() != 1 {
+		t.Errorf("got %+v, want one stranger", v)
+	}
+}
+
+func TestLedgerLateAndLoosePeers(t *testing.T) {
+	l := room(3)
+	l.members[2].late, l.members[2].loose = true, true
+	l.streams[0].copies = 1
+	l.sendAll(2)
+	l.arrive(1, &msgHead{room: 1, seq: 1})
+	if counts, completed := l.arrive(2, &msgHead{room: 1, seq: 2}); !counts || completed {
+		t.Errorf("a loose peer's copy: counts %v, completed %v; want true, false", counts, completed)
+	}
+	l.arrive(1, &msgHead{room: 1, seq: 2})
+	if v := l.finish(); v.Total() != 0 {
+		t.Errorf("got %+v: what a late peer missed before it came is not lost", v)
+	}
+}
+
+func TestViolationsAdd(t *testing.T) {
+	a, b := Violations{Lost: 1, Examples: []string{"a"}}, Violations{Duplicated: 2, Disconnected: 3, Examples: []string{"b"}}
+	a.Add(b)
+	if a.Total() != 6 || len(a.Examples) != 2 {
+		t.Errorf("got %+v", a)
+	}
+}
