@@ -144,7 +144,8 @@ func (b *bench) measureAll(ctx context.Context) {
 			return
 		}
 		b.report.Scenarios = append(b.report.Scenarios, report.Scenario{
-			Name: sc.name, About: sc.about, Kind: sc.kind, Shape: sc.shape, Primary: sc.primary, Command: b.command(sc)})
+			Name: sc.name, About: sc.about, Kind: sc.kind, Shape: sc.shape, Primary: sc.primary, Command: b.command(sc),
+		})
 		for _, s := range servers {
 			b.results().Results = append(b.results().Results, report.Result{Server: s.name})
 		}

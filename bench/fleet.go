@@ -216,8 +216,10 @@ func (f *fleet) connect(ctx context.Context, u *target, shape load.Shape) (load.
 		if part.Rooms == 0 {
 			return nil
 		}
-		c := &load.Command{Do: load.DoConnect, Shape: &part, Host: u.hostHeader, Path: u.path, Query: u.query, Secret: f.b.opt.secret,
-			Relay: f.relay, First: f.rooms, Parallel: max(128/n, 1), Routes: u.routes(f.conns, part.Conns()), PID: u.pid}
+		c := &load.Command{
+			Do: load.DoConnect, Shape: &part, Host: u.hostHeader, Path: u.path, Query: u.query, Secret: f.b.opt.secret,
+			Relay: f.relay, First: f.rooms, Parallel: max(128/n, 1), Routes: u.routes(f.conns, part.Conns()), PID: u.pid,
+		}
 		f.rooms += uint32(part.Rooms)
 		f.conns += part.Conns()
 		return c

@@ -103,8 +103,10 @@ func (b *bench) startServer(ctx context.Context, s server, env ...string) (*proc
 	cmd.Stdout, cmd.Stderr = log, log
 	// A fixed environment, so that a figure does not depend on whose shell it was. gctrace costs a line per collection
 	// and gives the share of garbage collection in any Go server without touching it.
-	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "GODEBUG=gctrace=1",
-		"HOST=127.0.0.1", "PORT=" + strconv.Itoa(port)}, append(s.env, env...)...)
+	cmd.Env = append([]string{
+		"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "GODEBUG=gctrace=1",
+		"HOST=127.0.0.1", "PORT=" + strconv.Itoa(port),
+	}, append(s.env, env...)...)
 	p := &process{name: s.name, port: port, log: log.Name(), dead: make(chan struct{}), cmd: cmd}
 	if err := b.spawn.start(cmd); err != nil {
 		return nil, fmt.Errorf("start %s: %w", s.name, err)

@@ -36,45 +36,71 @@ type scenario struct {
 const small = 128
 
 var scenarios = []scenario{
-	{name: "fanout-10", kind: steady, primary: report.CPUPerDelivery, quick: true,
+	{
+		name: "fanout-10", kind: steady, primary: report.CPUPerDelivery, quick: true,
 		about: "100 rooms of 10; one sender per room, one message in flight",
-		shape: load.Shape{Rooms: 100, Peers: 10, Senders: 1, Window: 1, Size: small}},
-	{name: "fanout-1000", kind: steady, primary: report.CPUPerDelivery, quick: true,
+		shape: load.Shape{Rooms: 100, Peers: 10, Senders: 1, Window: 1, Size: small},
+	},
+	{
+		name: "fanout-1000", kind: steady, primary: report.CPUPerDelivery, quick: true,
 		about: "2 rooms of 1,000; one sender per room, two messages in flight",
-		shape: load.Shape{Rooms: 2, Peers: 1000, Senders: 1, Window: 2, Size: small}},
-	{name: "chat", kind: steady, primary: report.CPUPerDelivery, quick: true,
+		shape: load.Shape{Rooms: 2, Peers: 1000, Senders: 1, Window: 2, Size: small},
+	},
+	{
+		name: "chat", kind: steady, primary: report.CPUPerDelivery, quick: true,
 		about: "4 rooms of 100; 16 busy senders per room, four messages in flight each",
-		shape: load.Shape{Rooms: 4, Peers: 100, Senders: 16, Window: 4, Size: small}},
-	{name: "direct", kind: steady, primary: report.CPUPerDelivery, quick: true,
+		shape: load.Shape{Rooms: 4, Peers: 100, Senders: 16, Window: 4, Size: small},
+	},
+	{
+		name: "direct", kind: steady, primary: report.CPUPerDelivery, quick: true,
 		about: "50 rooms of 10; everyone sends to one other by targetPeerId, one message in flight each",
-		shape: load.Shape{Rooms: 50, Peers: 10, Senders: 10, Window: 1, Size: small, Pattern: load.Direct}},
-	{name: "pair", kind: steady, primary: report.CPUPerDelivery, quick: true,
+		shape: load.Shape{Rooms: 50, Peers: 10, Senders: 10, Window: 1, Size: small, Pattern: load.Direct},
+	},
+	{
+		name: "pair", kind: steady, primary: report.CPUPerDelivery, quick: true,
 		about: "200 rooms of 2; both send, one message in flight each",
-		shape: load.Shape{Rooms: 200, Peers: 2, Senders: 2, Window: 1, Size: small}},
-	{name: "star", kind: steady, primary: report.CPUPerDelivery, quick: true,
+		shape: load.Shape{Rooms: 200, Peers: 2, Senders: 2, Window: 1, Size: small},
+	},
+	{
+		name: "star", kind: steady, primary: report.CPUPerDelivery, quick: true,
 		about: "4 rooms of 100; 99 send to the hub by targetPeerId, which answers each",
-		shape: load.Shape{Rooms: 4, Peers: 100, Senders: 1, Window: 1, Size: small, Pattern: load.Star}},
-	{name: "big-16k", kind: steady, primary: report.CPUPerDelivery,
+		shape: load.Shape{Rooms: 4, Peers: 100, Senders: 1, Window: 1, Size: small, Pattern: load.Star},
+	},
+	{
+		name: "big-16k", kind: steady, primary: report.CPUPerDelivery,
 		about: "20 rooms of 10; one sender per room, one binary message of 16 KiB in flight",
-		shape: load.Shape{Rooms: 20, Peers: 10, Senders: 1, Window: 1, Size: 16 << 10, Binary: true}},
-	{name: "big-256k", kind: steady, primary: report.CPUPerDelivery,
+		shape: load.Shape{Rooms: 20, Peers: 10, Senders: 1, Window: 1, Size: 16 << 10, Binary: true},
+	},
+	{
+		name: "big-256k", kind: steady, primary: report.CPUPerDelivery,
 		about: "5 rooms of 10; one sender per room, one binary message of 256 KiB in flight",
-		shape: load.Shape{Rooms: 5, Peers: 10, Senders: 1, Window: 1, Size: 256 << 10, Binary: true}},
-	{name: "churn", kind: steady, primary: report.CPUPerDelivery, churn: 1000,
+		shape: load.Shape{Rooms: 5, Peers: 10, Senders: 1, Window: 1, Size: 256 << 10, Binary: true},
+	},
+	{
+		name: "churn", kind: steady, primary: report.CPUPerDelivery, churn: 1000,
 		about: "50 rooms of 10 as in fanout-10, while 1,000 peers per second leave and come back (2 of each room take turns)",
-		shape: load.Shape{Rooms: 50, Peers: 10, Loose: 2, Senders: 1, Window: 1, Size: small}},
-	{name: "latency", kind: latency, primary: report.P99Half, rounds: 5, quick: true,
+		shape: load.Shape{Rooms: 50, Peers: 10, Loose: 2, Senders: 1, Window: 1, Size: small},
+	},
+	{
+		name: "latency", kind: latency, primary: report.P99Half, rounds: 5, quick: true,
 		about: "100 rooms of 10; evenly spaced messages at fixed rates, timed from when each should have been sent",
-		shape: load.Shape{Rooms: 100, Peers: 10, Senders: 1, Window: 2, Size: small}},
-	{name: "slow", kind: slow, primary: report.P99Stuck, rate: 800, rounds: 2,
+		shape: load.Shape{Rooms: 100, Peers: 10, Senders: 1, Window: 2, Size: small},
+	},
+	{
+		name: "slow", kind: slow, primary: report.P99Stuck, rate: 800, rounds: 2,
 		about: "2 rooms of 10, 400 messages of 16 KiB per second in each; one peer per room stops reading",
-		shape: load.Shape{Rooms: 2, Peers: 10, Loose: 1, Senders: 1, Window: 1, Size: 16 << 10, Binary: true}},
-	{name: "connect", kind: connect, primary: report.HandshakesPerCPU, quick: true,
+		shape: load.Shape{Rooms: 2, Peers: 10, Loose: 1, Senders: 1, Window: 1, Size: 16 << 10, Binary: true},
+	},
+	{
+		name: "connect", kind: connect, primary: report.HandshakesPerCPU, quick: true,
 		about: "3,000 handshakes as fast as they come, 128 under way; then all connections are reset and come back",
-		shape: load.Shape{Rooms: 300, Peers: 10, Senders: 1, Window: 1, Size: small}},
-	{name: "idle", kind: idle, primary: report.ResidentPerPeer, rounds: 1,
+		shape: load.Shape{Rooms: 300, Peers: 10, Senders: 1, Window: 1, Size: small},
+	},
+	{
+		name: "idle", kind: idle, primary: report.ResidentPerPeer, rounds: 1,
 		about: "silent peers in rooms of 10 at three sizes; heartbeats answered; at the end one broadcast per room",
-		shape: load.Shape{Peers: 10, Senders: 1, Window: 1, Size: small}},
+		shape: load.Shape{Peers: 10, Senders: 1, Window: 1, Size: small},
+	},
 }
 
 // pick returns the scenarios whose names match, in declared order.

@@ -26,14 +26,16 @@ type server struct {
 // subject is the name of the relay that the others are compared with.
 const subject = "relaygate"
 
-// known are the servers that make bench measures. Binaries go to the bin directory beside bench itself.
+// known are the servers that make bench measures. Their binaries go to bin/peers.
 func known(repo, bin string) []server {
 	peer := func(name, module, about string) server {
 		path := filepath.Join(bin, "peers", name)
-		return server{name: name, about: about, path: path, module: module,
-			build: []string{"build", "-C", filepath.Join(repo, "bench", "peers"), "-o", path, "./" + name}}
+		return server{
+			name: name, about: about, path: path, module: module,
+			build: []string{"build", "-C", filepath.Join(repo, "bench", "peers"), "-o", path, "./" + name},
+		}
 	}
-	own := filepath.Join(bin, subject)
+	own := filepath.Join(bin, "peers", subject)
 	return []server{
 		{name: subject, about: "this relay", path: own, module: "github.com/lesismal/nbio", build: []string{"build", "-C", repo, "-o", own, "."}},
 		peer("gws", "github.com/lxzan/gws", "lxzan/gws: event handler and a goroutine per connection"),
@@ -89,7 +91,9 @@ func (s *server) make(ctx context.Context) error {
 			args[i] = path
 		}
 	}
-	out, err := exec.CommandContext(ctx, "go", args...).CombinedOutput()
+	build := exec.CommandContext(ctx, "go", args...)
+	build.Env = append(os.Environ(), "CGO_ENABLED=0") // static, as the product is shipped
+	out, err := build.CombinedOutput()
 	if err != nil {
 		lines := strings.Split(strings.TrimSpace(string(out)), "\n")
 		return fmt.Errorf("build %s: %w\n    %s", s.name, err, strings.Join(lines[max(len(lines)-8, 0):], "\n    "))

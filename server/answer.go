@@ -63,8 +63,10 @@ var (
 	denyOrigin = &denial{403, refusedOrigin, "", "origin not allowed"}
 	// RFC 9110 §15.5.2: a server generating a 401 MUST send WWW-Authenticate. No
 	// registered scheme is ours, and an unknown one makes no browser ask for a password.
-	denySecret = &denial{401, refusedSecret, "WWW-Authenticate: Subprotocol\r\n",
-		"the secret is not among the subprotocols offered"}
+	denySecret = &denial{
+		401, refusedSecret, "WWW-Authenticate: Subprotocol\r\n",
+		"the secret is not among the subprotocols offered",
+	}
 	denyPath       = &denial{404, refusedPath, "", "no such path"}
 	denyRelayID    = &denial{400, refusedID, "", "relayId is missing or empty"}
 	denyRelayIDLen = &denial{400, refusedID, "", "relayId is longer than 1024 bytes"}
@@ -73,9 +75,11 @@ var (
 	denyKey        = &denial{400, refusedKey, "", "Sec-WebSocket-Key is missing, repeated or not 16 bytes in base64"}
 	// RFC 6455 §4.4: the versions the server is capable of. RFC 9110 §15.5.22: a
 	// server MUST send Upgrade in a 426, §7.8: and name it in Connection.
-	denyVersion = &denial{426, refusedVersion,
+	denyVersion = &denial{
+		426, refusedVersion,
 		"Sec-WebSocket-Version: 13\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n",
-		"Sec-WebSocket-Version is not 13"}
+		"Sec-WebSocket-Version is not 13",
+	}
 	denyHTTP10 = &denial{400, refusedHTTPVersion, "", "a WebSocket needs HTTP/1.1"}
 	denyBody   = &denial{400, refusedBody, "", "a WebSocket request has no body"}
 

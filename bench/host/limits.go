@@ -102,23 +102,31 @@ func (l Limits) Check(n, pairs int) (findings []Finding, fits int) {
 		add(Finding{Limit: "open files per process", Have: fmt.Sprint(l.OpenFiles), Fix: fix}, l.OpenFiles-spareFiles)
 	}
 	if l.FileMax > 0 {
-		add(Finding{Limit: "open files of the system", Have: fmt.Sprint(l.FileMax),
-			Fix: fmt.Sprintf("sysctl -w fs.file-max=%d", 2*n+10000)}, (l.FileMax-10000)/2)
+		add(Finding{
+			Limit: "open files of the system", Have: fmt.Sprint(l.FileMax),
+			Fix: fmt.Sprintf("sysctl -w fs.file-max=%d", 2*n+10000),
+		}, (l.FileMax-10000)/2)
 	}
-	ports := Finding{Limit: "ports", Have: fmt.Sprintf("%d-%d, %d connections per pair of addresses", l.PortLow, l.PortHigh, l.PerPair()),
-		Fix: fmt.Sprintf("sysctl -w net.ipv4.ip_local_port_range='10000 65000', or more -addresses (%d pairs are needed)", (n+l.PerPair()-1)/max(l.PerPair(), 1))}
+	ports := Finding{
+		Limit: "ports", Have: fmt.Sprintf("%d-%d, %d connections per pair of addresses", l.PortLow, l.PortHigh, l.PerPair()),
+		Fix: fmt.Sprintf("sysctl -w net.ipv4.ip_local_port_range='10000 65000', or more -addresses (%d pairs are needed)", (n+l.PerPair()-1)/max(l.PerPair(), 1)),
+	}
 	allowed := int64(1 << 31)
 	if pairs > 0 {
 		allowed = int64(pairs) * int64(l.PerPair())
 	}
 	add(ports, allowed)
 	if l.ConntrackMax > 0 {
-		add(Finding{Limit: "conntrack", Have: fmt.Sprintf("%d, %d in use", l.ConntrackMax, l.ConntrackCount),
-			Fix: fmt.Sprintf("sysctl -w net.netfilter.nf_conntrack_max=%d", int64(n)+l.ConntrackCount+10000)}, l.ConntrackMax-l.ConntrackCount-1000)
+		add(Finding{
+			Limit: "conntrack", Have: fmt.Sprintf("%d, %d in use", l.ConntrackMax, l.ConntrackCount),
+			Fix: fmt.Sprintf("sysctl -w net.netfilter.nf_conntrack_max=%d", int64(n)+l.ConntrackCount+10000),
+		}, l.ConntrackMax-l.ConntrackCount-1000)
 	}
 	if l.MemAvailable > 0 {
-		add(Finding{Limit: "memory", Have: fmt.Sprintf("%d MiB available", l.MemAvailable>>20),
-			Fix: fmt.Sprintf("a machine with %d MiB more memory", (int64(n)*bytesPerConn-l.MemAvailable)>>20+1)}, l.MemAvailable/bytesPerConn)
+		add(Finding{
+			Limit: "memory", Have: fmt.Sprintf("%d MiB available", l.MemAvailable>>20),
+			Fix: fmt.Sprintf("a machine with %d MiB more memory", (int64(n)*bytesPerConn-l.MemAvailable)>>20+1),
+		}, l.MemAvailable/bytesPerConn)
 	}
 	return findings, fits
 }

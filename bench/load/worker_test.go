@@ -80,8 +80,10 @@ func (r *rig) do(c Command) Reply {
 
 func (r *rig) connect(s Shape) Reply {
 	r.t.Helper()
-	c := r.do(Command{Do: DoConnect, Shape: &s, Host: r.address, Path: "/v1", Relay: "test", Parallel: 8,
-		Routes: []Route{{Source: "127.0.0.1", Target: r.address, Count: s.Conns()}}})
+	c := r.do(Command{
+		Do: DoConnect, Shape: &s, Host: r.address, Path: "/v1", Relay: "test", Parallel: 8,
+		Routes: []Route{{Source: "127.0.0.1", Target: r.address, Count: s.Conns()}},
+	})
 	r.greet(s.Conns())
 	return c
 }
@@ -197,8 +199,10 @@ func TestWorkerCatchesFaults(t *testing.T) {
 func TestWorkerRefusals(t *testing.T) {
 	r := newRig(t, mini.None)
 	s := Shape{Rooms: 1, Peers: 2, Senders: 1, Window: 1, Size: 128}
-	c := r.do(Command{Do: DoConnect, Shape: &s, Host: "x", Path: "/v1", Query: "peerId=", Relay: "", Parallel: 1,
-		Routes: []Route{{Target: "127.0.0.1:1", Count: 2}}})
+	c := r.do(Command{
+		Do: DoConnect, Shape: &s, Host: "x", Path: "/v1", Query: "peerId=", Relay: "", Parallel: 1,
+		Routes: []Route{{Target: "127.0.0.1:1", Count: 2}},
+	})
 	if c.Opened != 0 || c.Failed != 2 || c.Why == "" {
 		t.Errorf("nobody listens there: %+v", c)
 	}

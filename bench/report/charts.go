@@ -63,8 +63,10 @@ func (r *Report) colour(server string) color.RGBA {
 
 func newPlot(title, x, y string) *plot.Plot {
 	p := plot.New()
-	for _, f := range []*font.Font{&p.Title.TextStyle.Font, &p.X.Label.TextStyle.Font, &p.Y.Label.TextStyle.Font,
-		&p.X.Tick.Label.Font, &p.Y.Tick.Label.Font, &p.Legend.TextStyle.Font} {
+	for _, f := range []*font.Font{
+		&p.Title.TextStyle.Font, &p.X.Label.TextStyle.Font, &p.Y.Label.TextStyle.Font,
+		&p.X.Tick.Label.Font, &p.Y.Tick.Label.Font, &p.Legend.TextStyle.Font,
+	} {
 		f.Variant, f.Size = "Sans", 11
 	}
 	p.Title.TextStyle.Font.Size = 13

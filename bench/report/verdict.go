@@ -112,8 +112,14 @@ func (r *Round) fault() string {
 	for _, x := range []struct {
 		n    uint64
 		word string
-	}{{v.Lost, "lost"}, {v.Duplicated, "doubled"}, {v.Reordered, "out of order"}, {v.Stranger, "to a stranger"},
-		{v.Corrupted, "corrupted"}, {v.Disconnected, "peers disconnected"}} {
+	}{
+		{v.Lost, "lost"},
+		{v.Duplicated, "doubled"},
+		{v.Reordered, "out of order"},
+		{v.Stranger, "to a stranger"},
+		{v.Corrupted, "corrupted"},
+		{v.Disconnected, "peers disconnected"},
+	} {
 		if x.n > 0 {
 			out = append(out, fmt.Sprintf("%d %s", x.n, x.word))
 		}

@@ -1,0 +1,56 @@
+# relaygate: `make help` lists what there is.
+
+GO ?= go
+export CGO_ENABLED ?= 0
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+
+# Tools are modules of their own, run at a fixed version.
+GOFUMPT := mvdan.cc/gofumpt@v0.12.0
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+# The relays that bench compares with are a module of their own, so that the product's stays clean.
+MODULES := . bench/peers
+
+FUZZTIME ?= 5s
+CONNS ?= 15000
+
+.PHONY: help build run test race lint fuzz check bench bench-quick clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## bin/relaygate, a static binary
+	$(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/relaygate .
+
+run: build ## build and serve on :8080 (the environment configures it)
+	exec bin/relaygate
+
+test: ## every test
+	@set -e; for m in $(MODULES); do $(GO) -C $$m test -count=1 ./...; done
+
+race: ## every test under the race detector, in random order
+	@set -e; for m in $(MODULES); do CGO_ENABLED=1 $(GO) -C $$m test -count=1 -race -shuffle=on ./...; done
+
+lint: ## go vet, staticcheck, gofumpt
+	@set -e; for m in $(MODULES); do $(GO) -C $$m vet ./...; $(GO) -C $$m run $(STATICCHECK) ./...; done
+	@unformatted=$$($(GO) run $(GOFUMPT) -l .); test -z "$$unformatted" || { echo "gofumpt would change:"; echo "$$unformatted"; exit 1; }
+
+fuzz: ## a short run of every fuzz target (FUZZTIME each)
+	@set -e; for p in $$($(GO) list ./...); do \
+		for f in $$($(GO) test -list '^Fuzz' $$p | grep '^Fuzz' || true); do \
+			echo "$$f in $$p"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$p; \
+		done; done
+
+check: lint race fuzz ## lint, race, fuzz: all that make test leaves out
+
+bench: build ## measure relaygate beside other relays; CONNS=100000 for more silent peers
+	$(GO) build -o bin/bench ./bench
+	bin/bench -conns $(CONNS)
+
+bench-quick: build ## the same in under a minute, against gws alone
+	$(GO) build -o bin/bench ./bench
+	bin/bench -quick
+
+clean: ## remove what the targets above have made
+	rm -rf bin bench/out
