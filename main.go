@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -95,6 +96,17 @@ func newLog(cfg server.Config, w io.Writer) *zap.Logger {
 	return zap.New(zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(w)), cfg.LogLevel))
 }
 
+// spareProcessor lets Go run one goroutine more than there are loops, which it
+// takes for processors. A loop that waits for events holds one, and if there is
+// no idle one Go's monitor thread takes it away again every 20 µs: a seventh to a
+// quarter of all CPU time per delivery on one core (bench, pair and fanout-10).
+// GOMAXPROCS in the environment wins.
+func spareProcessor(loops int) {
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(loops + 1)
+	}
+}
+
 // serve runs the relay until ctx ends.
 func serve(ctx context.Context, cfg server.Config, log *zap.Logger) int {
 	files, err := server.RaiseFileLimit()
@@ -105,6 +117,8 @@ func serve(ctx context.Context, cfg server.Config, log *zap.Logger) int {
 		log.Warn("the open-file limit is low: each connection takes one descriptor",
 			zap.Uint64("open_files", files), zap.Int("wanted", enoughFiles))
 	}
+	cfg.EventLoops = cfg.Loops()
+	spareProcessor(cfg.EventLoops)
 	s, err := server.Listen(cfg, log)
 	if err != nil {
 		log.Error("cannot start", zap.Error(err))

@@ -92,7 +92,8 @@ func (c *Config) Address() string {
 	return net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port)))
 }
 
-func (c *Config) loops() int {
+// Loops returns the number of event loops.
+func (c *Config) Loops() int {
 	if c.EventLoops > 0 {
 		return c.EventLoops
 	}

@@ -3,6 +3,7 @@ package server
 import (
 	"fmt"
 	"reflect"
+	"sync"
 	"syscall"
 	"unsafe"
 
@@ -24,8 +25,8 @@ func newConn(fd int, typ nbio.ConnType) *nbio.Conn {
 	return c
 }
 
-// connLayout is where nbio.Conn keeps what newConn sets: offsets in bytes.
-type connLayout struct{ fd, typ uintptr }
+// connLayout is where nbio.Conn keeps what this file needs: offsets in bytes.
+type connLayout struct{ fd, typ, mux, closed uintptr }
 
 var layout = mustConnLayout(reflect.TypeFor[nbio.Conn]())
 
@@ -38,8 +39,79 @@ func mustConnLayout(conn reflect.Type) connLayout {
 		return f.Offset
 	}
 	return connLayout{
-		fd:  offset("fd", reflect.TypeFor[int]()),
-		typ: offset("typ", reflect.TypeFor[nbio.ConnType]()),
+		fd:     offset("fd", reflect.TypeFor[int]()),
+		typ:    offset("typ", reflect.TypeFor[nbio.ConnType]()),
+		mux:    offset("mux", reflect.TypeFor[sync.Mutex]()),
+		closed: offset("closed", reflect.TypeFor[bool]()),
+	}
+}
+
+// nbio reads and writes with read(2) and write(2), by way of syscall.Syscall. For
+// sockets recv and send are shorter ways through the kernel, and a call that cannot
+// block need not tell Go's scheduler that it may: together an eighth to a fifth of
+// all CPU time per delivery (bench, scenarios pair and fanout-10). So the usual
+// case, a socket that takes what it is given, is done here, under nbio's own lock
+// and by its rule: while the lock is held and closed is false, the descriptor is
+// this connection's and no stranger's.
+
+// lockConn locks c, and reports whether it has its descriptor. The caller unlocks.
+func lockConn(c *nbio.Conn) (mu *sync.Mutex, hasDescriptor bool) {
+	mu = (*sync.Mutex)(unsafe.Add(unsafe.Pointer(c), layout.mux))
+	mu.Lock()
+	return mu, !*(*bool)(unsafe.Add(unsafe.Pointer(c), layout.closed))
+}
+
+// errConnClosed is what receive and send return for a connection that is closed.
+const errConnClosed = syscall.EBADF
+
+// receive reads what has come, at most len(b) bytes. 0 bytes without an error are
+// the end of the stream. It does not block: EAGAIN.
+func receive(c *nbio.Conn, b []byte) (n int, err syscall.Errno) {
+	mu, ok := lockConn(c)
+	if !ok {
+		mu.Unlock()
+		return 0, errConnClosed
+	}
+	r, _, err := syscall.RawSyscall6(syscall.SYS_RECVFROM, uintptr(c.Hash()),
+		uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), syscall.MSG_DONTWAIT, 0, 0)
+	mu.Unlock()
+	if err != 0 {
+		return 0, err
+	}
+	return int(r), 0
+}
+
+// maxRawBytes bounds what is sent in a call that Go's scheduler does not know of:
+// copying more takes the kernel long enough to hold a garbage collection up.
+const maxRawBytes = 64 << 10
+
+// send submits b to the socket and returns how much it took. Nothing may wait in
+// nbio's queue, or b would overtake it. It does not block: EAGAIN.
+func send(c *nbio.Conn, b []byte) (n int, err syscall.Errno) {
+	mu, ok := lockConn(c)
+	if !ok {
+		mu.Unlock()
+		return 0, errConnClosed
+	}
+	call := syscall.RawSyscall6
+	if len(b) > maxRawBytes {
+		call = syscall.Syscall6
+	}
+	r, _, err := call(syscall.SYS_SENDTO, uintptr(c.Hash()),
+		uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), syscall.MSG_DONTWAIT|syscall.MSG_NOSIGNAL, 0, 0)
+	mu.Unlock()
+	if err != 0 {
+		return 0, err
+	}
+	return int(r), 0
+}
+
+// endSending shuts the sending side of the socket: FIN follows what was sent.
+func endSending(c *nbio.Conn) {
+	mu, ok := lockConn(c)
+	defer mu.Unlock()
+	if ok {
+		_ = syscall.Shutdown(c.Hash(), syscall.SHUT_WR)
 	}
 }
 

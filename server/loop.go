@@ -1,10 +1,10 @@
 package server
 
 import (
-	"encoding/binary"
 	"runtime/debug"
 	"sync"
 	"syscall"
+	"unsafe"
 
 	"relaygate/router"
 )
@@ -22,9 +22,11 @@ type loop struct {
 	wake int     // static; the eventfd, owned by its nbio.Conn
 
 	// Owned by the poller's goroutine.
-	armed   bool // the eventfd is written to, the tick will come
+	rings   uint64 // what a tick reads from the eventfd
+	armed   bool   // the eventfd is written to, the tick will come
 	noted   []*router.Room
 	ticking []*router.Room // noted, while tick walks it
+	in      []byte         // what receive fills
 	out     []byte         // replies to the peer that is being served
 	scratch router.Scratch
 	peeker  router.Peeker
@@ -34,7 +36,7 @@ type loop struct {
 	posted []*router.Room // from other goroutines
 }
 
-var one = binary.NativeEndian.AppendUint64(nil, 1)
+var one uint64 = 1 // what a ring adds to an eventfd's counter
 
 // note makes the next tick flush r. Only the loop itself calls it.
 func (l *loop) note(r *router.Room) {
@@ -57,11 +59,32 @@ func (l *loop) post(r *router.Room) {
 
 func (l *loop) ring() {
 	// Cannot fail while the engine runs: the counter is far from full.
-	_, _ = syscall.Write(l.wake, one)
+	_, _, _ = syscall.RawSyscall(syscall.SYS_WRITE, uintptr(l.wake), uintptr(unsafe.Pointer(&one)), unsafe.Sizeof(one))
+}
+
+// read handles what has come for p. A peer that sends faster than it is served
+// has its next turn in the next round: epoll is level-triggered.
+func (l *loop) read(p *peer) {
+	for range readsPerEvent {
+		n, err := receive(p.nb, l.in)
+		if n > 0 {
+			l.serve(p, l.in[:n])
+		}
+		switch {
+		case err == syscall.EINTR:
+		case err == syscall.EAGAIN || err == 0 && n < len(l.in):
+			return // at its end, nbio sees the hang-up and closes
+		case err != 0:
+			_ = p.nb.CloseWithError(err)
+			return
+		}
+	}
 }
 
 // tick flushes the rooms noted since the last one.
 func (l *loop) tick() {
+	// Before the rooms are looked at, so that no later ring is lost.
+	_, _, _ = syscall.RawSyscall(syscall.SYS_READ, uintptr(l.wake), uintptr(unsafe.Pointer(&l.rings)), unsafe.Sizeof(l.rings))
 	l.armed = false
 	l.noted, l.ticking = l.ticking[:0], l.noted
 	l.mu.Lock()

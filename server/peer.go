@@ -47,7 +47,7 @@ type peer struct {
 	// Owned by the connection's loop.
 	in *input // unfinished input, nil while there is none
 
-	queued atomic.Int64  // bytes submitted to nb and not yet taken by the socket
+	queued atomic.Int64  // bytes in nb's queue: the socket did not take them at once
 	phase  atomic.Uint32 // of type phase; written under mu
 	heard  atomic.Bool   // something came since the wheel's last visit
 	finish atomic.Bool   // shut the socket's sending side when queued is 0
@@ -101,12 +101,21 @@ func (p *peer) sendLocked(b []byte) {
 }
 
 func (p *peer) submit(b []byte) {
+	if p.queued.Load() == 0 {
+		n, _ := send(p.nb, b) // an error shows again when nbio writes the rest
+		if b = b[n:]; len(b) == 0 {
+			if p.finish.Load() {
+				endSending(p.nb)
+			}
+			return
+		}
+	}
 	p.queued.Add(int64(len(b)))
 	_, _ = p.nb.Write(b) // an error has closed the connection, and onClose follows
 }
 
-// onWritten is nbio's OnWrittenSize: the socket took n bytes. It runs under nb's
-// lock, so the descriptor is still this connection's.
+// onWritten is nbio's OnWrittenSize: the socket took n bytes of what was queued. It
+// runs under nb's lock, so the descriptor is still this connection's.
 func (p *peer) onWritten(n int) {
 	if p.queued.Add(int64(-n)) == 0 && p.finish.Load() {
 		_ = syscall.Shutdown(p.nb.Hash(), syscall.SHUT_WR)

@@ -2,10 +2,11 @@
 // answers their HTTP requests, parses and checks their frames, and hands
 // messages to package router, which writes them to whom they concern.
 //
-// A message's walk: nbio's poller reads it → loop.serve (loop.go) → loop.frames
-// and loop.message (message.go), where it is unmasked and encoded in the
-// poller's buffer → router.Room.Publish → the loop's tick → router.Room.Flush →
-// peer.Write (peer.go) → nbio.Conn.Write.
+// A message's walk: nbio's poller reports its socket → loop.read and loop.serve
+// (loop.go) → loop.frames and loop.message (message.go), where it is unmasked and
+// encoded in the loop's buffer → router.Room.Publish → the loop's tick →
+// router.Room.Flush → peer.Write (peer.go) → send (conn.go) or, where the socket
+// is full, nbio.Conn.Write.
 package server
 
 import (
@@ -121,20 +122,19 @@ func (s *Server) turn(in seating, visit func(*peer)) {
 
 // startEngine starts nbio with our loops.
 func (s *Server) startEngine() error {
-	n := s.cfg.loops()
+	n := s.cfg.Loops()
 	s.engine = nbio.NewEngine(nbio.Config{
-		Name:                         "relaygate",
-		NPoller:                      n,
-		ReadBufferSize:               readBufferBytes,
-		MaxConnReadTimesPerEventLoop: readsPerEvent,
-		MaxWriteBufferSize:           s.cfg.MaxQueue,
+		Name:               "relaygate",
+		NPoller:            n,
+		ReadBufferSize:     1, // the loops have their own
+		MaxWriteBufferSize: s.cfg.MaxQueue,
 		// The default pool mixes all sizes: small queues would hold large buffers.
 		BodyAllocator: mempool.NewAligned(),
 	})
-	s.engine.OnData(func(c *nbio.Conn, data []byte) {
+	s.engine.OnRead(func(c *nbio.Conn) {
 		switch x := c.Session().(type) {
 		case *peer:
-			s.loops[c.Hash()%n].serve(x, data)
+			s.loops[c.Hash()%n].read(x)
 		case *loop:
 			x.tick()
 		}
@@ -151,7 +151,7 @@ func (s *Server) startEngine() error {
 	})
 	gate := newGate(string(s.cfg.AdminSecret), s.cfg.AllowedOrigins)
 	for range n {
-		s.loops = append(s.loops, &loop{srv: s, shaker: newHandshaker(gate)})
+		s.loops = append(s.loops, &loop{srv: s, shaker: newHandshaker(gate), in: make([]byte, readBufferBytes)})
 	}
 	if err := s.engine.Start(); err != nil {
 		return fmt.Errorf("start event loops: %w", err)
