@@ -1,0 +1,95 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// page opens two WebSockets with a secret, lets them exchange a broadcast, a direct
+// message and a ping, asks for /v1 across origins, and posts what it saw.
+const page = `<!doctype html><script>
+const relay = %q, secret = %q, seen = [];
+const done = text => fetch('/result', {method: 'POST', body: text});
+const fail = what => done('failed: ' + what + ' after ' + seen);
+function open(id, onmessage) {
+  return new Promise(resolve => {
+    const ws = new WebSocket('ws://' + relay + '/v1?relayId=a%%20room&peerId=' + encodeURIComponent(id), [secret]);
+    ws.onerror = () => fail('error of ' + id);
+    ws.onmessage = e => onmessage(e.data);
+    ws.onopen = () => { if (ws.protocol !== secret) fail('protocol'); resolve(ws); };
+  });
+}
+(async () => {
+  let next;
+  const heard = () => new Promise(resolve => { next = resolve; });
+  const note = id => data => { seen.push(id + ' ' + data); next(); };
+  const a = await open('peer a', note('a')), b = await open('é+b', note('b'));
+  const step = async action => { const h = heard(); action(); await h; };
+  await step(() => b.send('ping'));
+  await step(() => a.send('to all'));
+  await step(() => b.send(JSON.stringify({targetPeerId: 'peer a', n: 1})));
+  await step(() => a.send(JSON.stringify({targetPeerId: 'é+b', n: 2})));
+  const version = await (await fetch('http://' + relay + '/v1')).json();
+  done(seen.join('; ') + '; public ' + version.isPublic);
+})().catch(e => fail(e));
+</script>`
+
+func TestBrowser(t *testing.T) {
+	chromium, err := exec.LookPath("chromium")
+	if err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatal("no chromium is installed, and here the test must run")
+		}
+		t.Skip("no chromium is installed: apt-get install chromium")
+	}
+	const secret = "s3cret-token"
+	results := make(chan string, 1)
+	mux := http.NewServeMux()
+	web := httptest.NewServer(mux)
+	defer web.Close()
+	r := startRelay(t, "ADMIN_SECRET="+secret, "ALLOWED_ORIGINS="+web.URL)
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		fmt.Fprintf(w, page, r.addr, secret)
+	})
+	mux.HandleFunc("POST /result", func(_ http.ResponseWriter, req *http.Request) {
+		b, _ := io.ReadAll(req.Body)
+		select {
+		case results <- string(b):
+		default: // the first one counts
+		}
+	})
+	browse(t, chromium, web.URL)
+	select {
+	case got := <-results:
+		const want = `b pong; b to all; a {"targetPeerId":"peer a","n":1}; b {"targetPeerId":"é+b","n":2}; public false`
+		if got != want {
+			t.Errorf("the page saw %s\nwant %s", got, want)
+		}
+	case <-time.After(2 * time.Minute):
+		t.Error("the page has not reported")
+	}
+}
+
+// browse opens a page in a headless browser until the test ends.
+func browse(t *testing.T, chromium, url string) {
+	t.Helper()
+	c := exec.Command(chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+		"--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
+		"--remote-debugging-port=0", "--user-data-dir="+t.TempDir(), url)
+	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = syscall.Kill(-c.Process.Pid, syscall.SIGKILL) // the group: it starts children
+		_ = c.Wait()
+	})
+}

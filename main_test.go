@@ -1,0 +1,316 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+)
+
+// patience bounds every wait; only a failure reaches it.
+const patience = 30 * time.Second
+
+// binary is the built relay, made once for all tests.
+var binary = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "relaygate")
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, "relaygate")
+	build := exec.Command("go", "build", "-ldflags", "-X main.version=v0-test", "-o", path, ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("%w: %s", err, out)
+	}
+	return path, nil
+})
+
+func TestMain(m *testing.M) {
+	status := m.Run()
+	if path, err := binary(); err == nil {
+		_ = os.RemoveAll(filepath.Dir(path))
+	}
+	os.Exit(status)
+}
+
+// relay is a running process of the built binary.
+type relay struct {
+	cmd  *exec.Cmd
+	addr string // host:port
+	logs *lines
+}
+
+// lines collects a process's log.
+type lines struct {
+	mu  sync.Mutex
+	all []string
+	eof chan struct{}
+}
+
+func (l *lines) collect(in *bufio.Scanner, first chan<- map[string]any) {
+	defer close(l.eof)
+	for in.Scan() {
+		l.mu.Lock()
+		l.all = append(l.all, in.Text())
+		l.mu.Unlock()
+		var line map[string]any
+		if json.Unmarshal(in.Bytes(), &line) == nil && line["msg"] == "started" {
+			first <- line
+		}
+	}
+}
+
+func (l *lines) text() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Join(l.all, "\n")
+}
+
+// command prepares the binary with a fixed environment and, in front, a program to run it through.
+func command(t *testing.T, environ []string, words ...string) *exec.Cmd {
+	t.Helper()
+	path, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range words {
+		words[i] = strings.ReplaceAll(words[i], "RELAYGATE", path)
+	}
+	c := exec.Command(words[0], words[1:]...)
+	c.Env = append([]string{"HOST=127.0.0.1", "PORT=0"}, environ...)
+	return c
+}
+
+// startRelay serves until the test ends.
+func startRelay(t *testing.T, environ ...string) *relay {
+	t.Helper()
+	return startCommand(t, command(t, environ, "RELAYGATE"))
+}
+
+func startCommand(t *testing.T, c *exec.Cmd) *relay {
+	t.Helper()
+	out, err := c.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	r := &relay{cmd: c, logs: &lines{eof: make(chan struct{})}}
+	started := make(chan map[string]any, 1)
+	go r.logs.collect(bufio.NewScanner(out), started)
+	t.Cleanup(func() {
+		_ = c.Process.Kill()
+		<-r.logs.eof
+		_ = c.Wait()
+	})
+	select {
+	case line := <-started:
+		r.addr = line["address"].(string)
+	case <-r.logs.eof:
+		t.Fatalf("it ended before it served: %s", r.logs.text())
+	case <-time.After(patience):
+		t.Fatalf("it did not start: %s", r.logs.text())
+	}
+	return r
+}
+
+// stop sends a signal and returns the exit status.
+func (r *relay) stop(t *testing.T, sig os.Signal) int {
+	t.Helper()
+	if err := r.cmd.Process.Signal(sig); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-r.logs.eof:
+	case <-time.After(patience):
+		t.Fatalf("it did not end after %v", sig)
+	}
+	_ = r.cmd.Wait()
+	return r.cmd.ProcessState.ExitCode()
+}
+
+func (r *relay) join(t *testing.T, relayID, peerID string, protocols ...string) *websocket.Conn {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	c, _, err := websocket.Dial(ctx, "ws://"+r.addr+"/v1?relayId="+relayID+"&peerId="+peerID,
+		&websocket.DialOptions{Subprotocols: protocols})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.CloseNow() })
+	say(t, c, "ping")
+	hear(t, c, "pong")
+	return c
+}
+
+func say(t *testing.T, c *websocket.Conn, text string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := c.Write(ctx, websocket.MessageText, []byte(text)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func hear(t *testing.T, c *websocket.Conn, want string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if _, b, err := c.Read(ctx); err != nil || string(b) != want {
+		t.Fatalf("heard %q, %v; want %q", b, err, want)
+	}
+}
+
+func TestServeUntilSignal(t *testing.T) {
+	for _, sig := range []os.Signal{syscall.SIGTERM, syscall.SIGINT} {
+		t.Run(sig.String(), func(t *testing.T) {
+			r := startRelay(t)
+			a, b := r.join(t, "room", "a"), r.join(t, "room", "b")
+			say(t, a, "hello")
+			hear(t, b, "hello")
+			closed := make(chan error, 2)
+			for _, c := range []*websocket.Conn{a, b} {
+				go func() {
+					ctx, cancel := context.WithTimeout(context.Background(), patience)
+					defer cancel()
+					_, _, err := c.Read(ctx)
+					closed <- err
+				}()
+			}
+			if status := r.stop(t, sig); status != 0 {
+				t.Errorf("exit status %d, want 0", status)
+			}
+			for range 2 {
+				var ce websocket.CloseError
+				if err := <-closed; !errors.As(err, &ce) || ce.Code != websocket.StatusGoingAway {
+					t.Errorf("a peer saw %v, want close 1001", err)
+				}
+			}
+		})
+	}
+}
+
+func TestLogLines(t *testing.T) {
+	const secret, content = "a-secret-token", "what-peers-say"
+	r := startRelay(t, "ADMIN_SECRET="+secret, "LOG_LEVEL=debug", "MAX_MESSAGE_BYTES=4096")
+	a, b := r.join(t, "room", "a", secret), r.join(t, "room", "b", secret)
+	say(t, a, content)
+	hear(t, b, content)
+	r.stop(t, syscall.SIGTERM)
+	text := r.logs.text()
+	for _, hidden := range []string{secret, content} {
+		if strings.Contains(text, hidden) {
+			t.Errorf("the log holds %q:\n%s", hidden, text)
+		}
+	}
+	seen := map[string]int{}
+	for line := range strings.SplitSeq(text, "\n") {
+		var fields map[string]any
+		if err := json.Unmarshal([]byte(line), &fields); err != nil {
+			t.Errorf("not a line of JSON: %q", line)
+			continue
+		}
+		msg, _ := fields["msg"].(string)
+		seen[msg]++
+		if msg != "started" && msg != "stopped" {
+			continue
+		}
+		settings, _ := fields["settings"].(map[string]any)
+		if settings["MAX_MESSAGE_BYTES"] != 4096.0 || settings["ADMIN_SECRET"] != "***" {
+			t.Errorf("%s names the settings %v, want MAX_MESSAGE_BYTES 4096 and a hidden ADMIN_SECRET", msg, settings)
+		}
+		if msg == "started" && (fields["open_files"] == nil || fields["loops"] == nil || fields["version"] != "v0-test") {
+			t.Errorf("started without open_files, loops or version: %s", line)
+		}
+	}
+	for msg, want := range map[string]int{"started": 1, "stopped": 1, "peer connected": 2, "connection closed": 2} {
+		if seen[msg] != want {
+			t.Errorf("%d lines %q, want %d", seen[msg], msg, want)
+		}
+	}
+}
+
+func TestConsoleLog(t *testing.T) {
+	c := command(t, []string{"LOG_FORMAT=console", "PORT=not-free"}, "RELAYGATE")
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	c.Env = append(c.Env, "PORT="+port)
+	out, err := c.CombinedOutput()
+	if c.ProcessState.ExitCode() != 1 {
+		t.Errorf("exit status of a port in use: %v, want 1", err)
+	}
+	if s := string(out); !strings.Contains(s, "ERROR") || !strings.Contains(s, "address already in use") || strings.Contains(s, `"level"`) {
+		t.Errorf("console log %q, want an ERROR line that says why", s)
+	}
+}
+
+func TestOpenFileLimit(t *testing.T) {
+	r := startCommand(t, command(t, nil, "sh", "-c", "ulimit -Sn 256 && exec RELAYGATE"))
+	files, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", r.cmd.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.SplitSeq(string(files), "\n") {
+		if f := strings.Fields(line); len(f) > 4 && f[1] == "open" && f[3] != f[4] {
+			t.Errorf("soft limit %s, hard limit %s; want both the same", f[3], f[4])
+		}
+	}
+	low := startCommand(t, command(t, nil, "sh", "-c", "ulimit -n 300 && exec RELAYGATE"))
+	if s := low.logs.text(); !strings.Contains(s, `"open_files":300`) || !strings.Contains(s, `"level":"warn"`) {
+		t.Errorf("log %q, want a warning that names 300", s)
+	}
+}
+
+func TestCommandLine(t *testing.T) {
+	f := func(environ []string, args string, status int, wantOut, wantErr []string) {
+		t.Helper()
+		c := command(t, environ, append([]string{"RELAYGATE"}, strings.Fields(args)...)...)
+		var stdout, stderr bytes.Buffer
+		c.Stdout, c.Stderr = &stdout, &stderr
+		_ = c.Run()
+		if got := c.ProcessState.ExitCode(); got != status {
+			t.Errorf("relaygate %s with %v: exit status %d, want %d", args, environ, got, status)
+		}
+		check := func(name, text string, want []string) {
+			if want == nil && text != "" {
+				t.Errorf("relaygate %s: %s is %q, want nothing", args, name, text)
+			}
+			for _, w := range want {
+				if !strings.Contains(text, w) {
+					t.Errorf("relaygate %s: %s is %q, want %q in it", args, name, text, w)
+				}
+			}
+		}
+		check("standard output", stdout.String(), wantOut)
+		check("standard error", stderr.String(), wantErr)
+	}
+	f(nil, "-version", 0, []string{"relaygate v0-test\n"}, nil)
+	f(nil, "-check", 0, []string{"valid"}, nil)
+	f([]string{"PORT=0x", "MAX_MESSAGE_BYTES=0", "LOG_FORMAT=xml"}, "-check", 2, nil, []string{"PORT: ", "MAX_MESSAGE_BYTES: ", "LOG_FORMAT: "})
+	f([]string{"ADMIN_SECRET=not a token"}, "", 2, nil, []string{"ADMIN_SECRET: "})
+	f(nil, "-nonsense", 2, nil, []string{"-nonsense", "-help"})
+	f(nil, "serve", 2, nil, []string{`"serve"`})
+	f(nil, "-help", 0, []string{
+		"HOST", "PORT (default: 8080)", "ADMIN_SECRET", "ALLOWED_ORIGINS", "CONNECTION_CHECK_INTERVAL (default: 30000)", "milliseconds",
+		"HANDSHAKE_TIMEOUT (default: 10s)", "MAX_MESSAGE_BYTES (default: 1048576)", "MAX_QUEUE_BYTES", "EVENT_LOOPS (default: 0)", "LOG_LEVEL (default: info)", "LOG_FORMAT (default: json)",
+	}, nil)
+}
