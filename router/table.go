@@ -63,12 +63,15 @@ func (t *Table) Join(relayID []byte, m *Member) {
 // Leave of one member do not overlap.
 func (t *Table) Leave(m *Member) {
 	r := m.room
-	if r == nil || m.index < 0 {
+	if r == nil {
 		return
 	}
 	s := &t.shards[r.shard]
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if m.index < 0 { // looked at under the lock: whoever leaves moves another member
+		return
+	}
 	if r.remove(m) {
 		delete(s.rooms, r.id)
 		if len(s.rooms) == 0 {

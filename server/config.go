@@ -116,7 +116,8 @@ func ParseConfig(environ []string) (Config, error) {
 	for _, f := range faults {
 		failed[f.variable] = true
 	}
-	for _, f := range cfg.check() {
+	_, queueIsSet := set["MAX_QUEUE_BYTES"]
+	for _, f := range cfg.check(queueIsSet) {
 		if !failed[f.variable] { // a value that could not be read need not be judged too
 			faults = append(faults, f)
 		}
@@ -168,7 +169,7 @@ func namedFaults(err error, set map[string]string) []fault {
 
 // check judges what was read, and fills in the default that depends on another
 // setting.
-func (c *Config) check() []fault {
+func (c *Config) check(queueIsSet bool) []fault {
 	var faults []fault
 	bad := func(variable, format string, args ...any) {
 		faults = append(faults, fault{variable, fmt.Sprintf(format, args...)})
@@ -203,7 +204,7 @@ func (c *Config) check() []fault {
 	}
 	least := c.MaxMessage + queueHeadroom
 	switch {
-	case c.MaxQueue == 0:
+	case !queueIsSet:
 		c.MaxQueue = max(least, 1<<20)
 	case c.MaxQueue < least || c.MaxQueue > maxMaxQueue:
 		bad("MAX_QUEUE_BYTES", "%d: not from %d (MAX_MESSAGE_BYTES + %d) to %d", c.MaxQueue, least, queueHeadroom, maxMaxQueue)
