@@ -41,7 +41,7 @@ var batches = sync.Pool{New: func() any { return new(batch) }}
 
 // Bounds of what a pooled batch holds on to: bytes, and elements of a slice.
 const (
-	maxKeepBytes = 256 << 10
+	maxKeepBytes = LogLimit
 	maxKeepElems = 16 << 10
 )
 

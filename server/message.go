@@ -110,7 +110,10 @@ func (l *loop) header(p *peer, b []byte) (header, *farewell) {
 // fail says farewell for what the header h at the beginning of b breaks. It
 // returns what follows the header, and has the payload skipped.
 func (l *loop) fail(p *peer, why *farewell, h header, b []byte) (rest []byte) {
-	l.farewell(p, why)
+	l.reply(p)
+	// Where no header can be found any more, neither can the peer's close frame:
+	// the end of our sending tells it that all is said.
+	p.close(why, h.size == 0)
 	if p.in != nil {
 		in := p.in
 		p.in = nil

@@ -30,13 +30,14 @@ import (
 )
 
 const (
-	// readBufferBytes is the size of each loop's read buffer.
-	readBufferBytes = 64 << 10
+	// readBufferBytes is the size of each loop's read buffer: a message that fits is
+	// not copied, and not joined from pieces.
+	readBufferBytes = 512 << 10
 
 	// readsPerEvent bounds how often one connection is read before the next
 	// has its turn. nbio closes a peer that has shut its sending side after
 	// this, so what it sent last must fit: 1 MiB.
-	readsPerEvent = 16
+	readsPerEvent = 2
 
 	// closeTimeout is how long a peer may take to answer our close frame.
 	closeTimeout = 5 * time.Second

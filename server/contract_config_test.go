@@ -1,0 +1,270 @@
+package server
+
+import (
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/zap/zapcore"
+)
+
+// variables are all that can be set.
+var variables = []string{
+	"HOST", "PORT", "ADMIN_SECRET", "ALLOWED_ORIGINS", "CONNECTION_CHECK_INTERVAL", "HANDSHAKE_TIMEOUT",
+	"MAX_MESSAGE_BYTES", "MAX_QUEUE_BYTES", "EVENT_LOOPS", "LOG_LEVEL", "LOG_FORMAT",
+}
+
+func TestConfigDefaults(t *testing.T) {
+	want := Config{
+		Port:          8080,
+		CheckInterval: Interval(30 * time.Second),
+		HandshakeTime: Interval(10 * time.Second),
+		MaxMessage:    1 << 20,
+		MaxQueue:      1<<20 + 64<<10,
+		LogLevel:      zapcore.InfoLevel,
+		LogFormat:     "json",
+	}
+	f := func(environ ...string) {
+		t.Helper()
+		got, err := ParseConfig(environ)
+		if err != nil {
+			t.Fatalf("ParseConfig(%q): %v", environ, err)
+		}
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("ParseConfig(%q) = %+v, want %+v", environ, got, want)
+		}
+	}
+	f()
+	f("PATH=/bin", "RELAYGATE=x", "port=99", "MAX_MESSAGE=5", "=C:=x", "HOSTNAME=a b")
+	var empty []string
+	for _, name := range variables {
+		empty = append(empty, name+"=")
+	}
+	f(empty...)
+}
+
+func TestConfigValid(t *testing.T) {
+	f := func(variable, value string, get func(c Config) any, want any) {
+		t.Helper()
+		c, err := ParseConfig([]string{variable + "=" + value})
+		if err != nil {
+			t.Errorf("%s=%.80q: %v", variable, value, err)
+		} else if got := get(c); !reflect.DeepEqual(got, want) {
+			t.Errorf("%s=%.80q gives %v, want %v", variable, value, got, want)
+		}
+	}
+	address := func(c Config) any { return c.Address() }
+	f("HOST", "127.0.0.1", address, "127.0.0.1:8080")
+	f("HOST", "::1", address, "[::1]:8080")
+	f("HOST", "fe80::1", address, "[fe80::1]:8080")
+	f("HOST", "0.0.0.0", address, "0.0.0.0:8080")
+	f("HOST", "localhost", address, "localhost:8080")
+	f("HOST", "relay.example.com", address, "relay.example.com:8080")
+	f("PORT", "0", address, ":0")
+	f("PORT", "1", address, ":1")
+	f("PORT", "65535", address, ":65535")
+
+	secret := func(c Config) any { return string(c.AdminSecret) }
+	f("ADMIN_SECRET", "s", secret, "s")
+	f("ADMIN_SECRET", "!#$%&'*+-.^_`|~09AZaz", secret, "!#$%&'*+-.^_`|~09AZaz")
+	f("ADMIN_SECRET", strings.Repeat("x", 4096), secret, strings.Repeat("x", 4096))
+
+	origins := func(c Config) any { return c.AllowedOrigins }
+	f("ALLOWED_ORIGINS", "*", origins, []string{"*"})
+	f("ALLOWED_ORIGINS", "https://a.example", origins, []string{"https://a.example"})
+	f("ALLOWED_ORIGINS", " https://a.example ,\thttp://b:3000,", origins, []string{"https://a.example", "http://b:3000"})
+	f("ALLOWED_ORIGINS", "null,,*", origins, []string{"null", "*"})
+
+	for variable, get := range map[string]func(c Config) any{
+		"CONNECTION_CHECK_INTERVAL": func(c Config) any { return time.Duration(c.CheckInterval) },
+		"HANDSHAKE_TIMEOUT":         func(c Config) any { return time.Duration(c.HandshakeTime) },
+	} {
+		f(variable, "30000", get, 30*time.Second)
+		f(variable, "100", get, 100*time.Millisecond)
+		f(variable, "30s", get, 30*time.Second)
+		f(variable, "1m30s", get, 90*time.Second)
+		f(variable, "0.5s", get, 500*time.Millisecond)
+		f(variable, "250ms", get, 250*time.Millisecond)
+		f(variable, "1h", get, time.Hour)
+		f(variable, "3600000", get, time.Hour)
+	}
+	interval := func(c Config) any { return time.Duration(c.CheckInterval) }
+	f("CONNECTION_CHECK_INTERVAL", "10", interval, 10*time.Millisecond)
+	f("CONNECTION_CHECK_INTERVAL", "24h", interval, 24*time.Hour)
+
+	message := func(c Config) any { return c.MaxMessage }
+	f("MAX_MESSAGE_BYTES", "1", message, 1)
+	f("MAX_MESSAGE_BYTES", "67108864", message, 64<<20)
+
+	queue := func(c Config) any { return c.MaxQueue }
+	f("MAX_QUEUE_BYTES", "1114112", queue, 1<<20+64<<10)
+	f("MAX_QUEUE_BYTES", "1073741824", queue, 1<<30)
+	// Its default is 1 MiB, or what the largest message needs.
+	f("MAX_MESSAGE_BYTES", "1000", queue, 1<<20)
+	f("MAX_MESSAGE_BYTES", "983040", queue, 1<<20)
+	f("MAX_MESSAGE_BYTES", "67108864", queue, 64<<20+64<<10)
+
+	loops := func(c Config) any { return c.EventLoops }
+	f("EVENT_LOOPS", "0", loops, 0)
+	f("EVENT_LOOPS", "1", loops, 1)
+	f("EVENT_LOOPS", "1024", loops, 1024)
+
+	level := func(c Config) any { return c.LogLevel.String() }
+	for _, name := range []string{"debug", "info", "warn", "error"} {
+		f("LOG_LEVEL", name, level, name)
+	}
+	format := func(c Config) any { return string(c.LogFormat) }
+	f("LOG_FORMAT", "json", format, "json")
+	f("LOG_FORMAT", "console", format, "console")
+}
+
+func TestConfigInvalid(t *testing.T) {
+	f := func(variable string, values ...string) {
+		t.Helper()
+		for _, value := range values {
+			got, err := ParseConfig([]string{variable + "=" + value})
+			if err == nil {
+				t.Errorf("%s=%.80q is taken: %+v", variable, value, got)
+			} else if msg := err.Error(); !strings.HasPrefix(msg, variable+": ") || strings.Contains(msg, "\n") {
+				t.Errorf("%s=%.80q: %q, want one line that begins with %s", variable, value, msg, variable)
+			}
+		}
+	}
+	f("HOST", "a b", ":80", "127.0.0.1:80", "[::1]", "http://a", "a/b", " ")
+	f("PORT", "-1", "65536", "80a", "0x50", "+80", "8080.0", " 80", "http")
+	f("ADMIN_SECRET", "a b", "a,b", "a\"b", "(a)", "é", "a\tb", "a/b", "a=", "a:b", " ")
+	f("ALLOWED_ORIGINS", ",", " ", " , ,")
+	f("CONNECTION_CHECK_INTERVAL", "0", "9", "-1", "-30s", "9ms", "24h1ms", "86400001", "1.5", "1e4", "30 s", "thirty", "30S",
+		"0x10", "99999999999999999999", "1000000h")
+	f("HANDSHAKE_TIMEOUT", "0", "99", "-1", "-10s", "99ms", "61m", "3600001", "1.5", "ten", "0s")
+	f("MAX_MESSAGE_BYTES", "0", "-1", "67108865", "1MiB", "1e6", "1.0", "99999999999999999999")
+	f("MAX_QUEUE_BYTES", "0", "-1", "1", "1048576", "1114111", "1073741825", "2MiB", "99999999999999999999")
+	f("EVENT_LOOPS", "-1", "1025", "auto", "1.0")
+	f("LOG_LEVEL", "dpanic", "panic", "fatal", "trace", "verbose", "1")
+	f("LOG_FORMAT", "text", "JSON", "xml", "json,console")
+}
+
+// The queue must have room for the largest message.
+func TestConfigQueueHoldsMessage(t *testing.T) {
+	f := func(message, queue int, want string) {
+		t.Helper()
+		_, err := ParseConfig([]string{fmt.Sprint("MAX_MESSAGE_BYTES=", message), fmt.Sprint("MAX_QUEUE_BYTES=", queue)})
+		if got := faultNames(err); !slices.Equal(got, strings.Fields(want)) {
+			t.Errorf("message %d, queue %d: faults of %q, want %q", message, queue, got, want)
+		}
+	}
+	f(1, 65537, "")
+	f(1, 65536, "MAX_QUEUE_BYTES")
+	f(1000, 66536, "")
+	f(1000, 66535, "MAX_QUEUE_BYTES")
+	f(64<<20, 64<<20+64<<10, "")
+	f(64<<20, 64<<20+64<<10-1, "MAX_QUEUE_BYTES")
+}
+
+// faultNames returns the variables that the lines of err begin with.
+func faultNames(err error) (names []string) {
+	if err == nil {
+		return nil
+	}
+	for line := range strings.Lines(err.Error()) {
+		name, _, _ := strings.Cut(line, ": ")
+		names = append(names, name)
+	}
+	return names
+}
+
+// All faults are reported at once, each with its variable's name, whether a value
+// cannot be read or is out of range.
+func TestConfigAllFaults(t *testing.T) {
+	f := func(environ ...string) {
+		t.Helper()
+		_, err := ParseConfig(environ)
+		got := faultNames(err)
+		var want []string
+		for _, v := range environ {
+			name, _, _ := strings.Cut(v, "=")
+			want = append(want, name)
+		}
+		slices.Sort(got)
+		slices.Sort(want)
+		if !slices.Equal(got, want) {
+			t.Errorf("faults of %q, want %q:\n%v", got, want, err)
+		}
+	}
+	const secret = "hunter2 "
+	all := []string{
+		"HOST=a b", "PORT=http", "ADMIN_SECRET=" + secret, "ALLOWED_ORIGINS=,", "CONNECTION_CHECK_INTERVAL=often",
+		"HANDSHAKE_TIMEOUT=1", "MAX_MESSAGE_BYTES=0", "MAX_QUEUE_BYTES=x", "EVENT_LOOPS=9999", "LOG_LEVEL=fatal", "LOG_FORMAT=xml",
+	}
+	if len(all) != len(variables) {
+		t.Fatalf("%d faults for %d variables", len(all), len(variables))
+	}
+	f(all...)
+	f("PORT=x", "MAX_MESSAGE_BYTES=x", "EVENT_LOOPS=x", "LOG_LEVEL=x")
+	f("HANDSHAKE_TIMEOUT=0", "CONNECTION_CHECK_INTERVAL=0")
+	for i := range all { // a correct value does not hide the other faults
+		f(slices.Delete(slices.Clone(all), i, i+1)...)
+	}
+	if _, err := ParseConfig(all); strings.Contains(err.Error(), "hunter2") {
+		t.Errorf("the secret is shown: %v", err)
+	}
+}
+
+// Two lines for each variable: its name and default, then what it means.
+func TestUsage(t *testing.T) {
+	entries := make(map[string]string)
+	lines := strings.Split(strings.TrimSuffix(Usage(), "\n"), "\n")
+	for pair := range slices.Chunk(lines, 2) {
+		name, _, _ := strings.Cut(strings.TrimSpace(pair[0]), " ")
+		entries[name] = strings.Join(pair, "\n")
+	}
+	if len(lines) != 2*len(variables) {
+		t.Errorf("%d lines, want two for each of %d variables:\n%s", len(lines), len(variables), Usage())
+	}
+	f := func(variable string, want ...string) {
+		t.Helper()
+		for _, w := range want {
+			if !strings.Contains(entries[variable], w) {
+				t.Errorf("usage of %s is %q, want %q in it", variable, entries[variable], w)
+			}
+		}
+	}
+	for _, name := range variables {
+		f(name, "(default: ")
+	}
+	f("PORT", "default: 8080")
+	f("CONNECTION_CHECK_INTERVAL", "default: 30000", "milliseconds", "30s")
+	f("HANDSHAKE_TIMEOUT", "default: 10s", "milliseconds")
+	f("MAX_MESSAGE_BYTES", "default: 1048576", "bytes")
+	f("MAX_QUEUE_BYTES", "bytes")
+	f("EVENT_LOOPS", "default: 0")
+	f("LOG_LEVEL", "default: info", "debug")
+	f("LOG_FORMAT", "default: json", "console")
+}
+
+// What is logged at the start: every setting by its name, but for the secret.
+func TestConfigLog(t *testing.T) {
+	const secret = "hunter2-correct-horse"
+	c, err := ParseConfig([]string{"ADMIN_SECRET=" + secret, "CONNECTION_CHECK_INTERVAL=15000", "ALLOWED_ORIGINS=https://a, https://b"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	logged := zapcore.NewMapObjectEncoder()
+	if err := c.MarshalLogObject(logged); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range variables {
+		if _, ok := logged.Fields[name]; !ok {
+			t.Errorf("%s is not logged", name)
+		}
+	}
+	if text := fmt.Sprint(logged.Fields, c, fmt.Sprintf("%+v", c)); strings.Contains(text, "hunter2") {
+		t.Errorf("the secret is shown: %s", text)
+	}
+	if got := logged.Fields["CONNECTION_CHECK_INTERVAL"]; got != "15s" {
+		t.Errorf("CONNECTION_CHECK_INTERVAL is logged as %v, want 15s", got)
+	}
+}
