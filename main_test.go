@@ -90,7 +90,7 @@ func command(t *testing.T, environ []string, words ...string) *exec.Cmd {
 		words[i] = strings.ReplaceAll(words[i], "RELAYGATE", path)
 	}
 	c := exec.Command(words[0], words[1:]...)
-	c.Env = append([]string{"HOST=127.0.0.1", "PORT=0"}, environ...)
+	c.Env = append([]string{"HOST=127.0.0.1", "PORT=0", "CONNECTION_CHECK_INTERVAL=24h"}, environ...)
 	return c
 }
 
@@ -313,4 +313,43 @@ func TestCommandLine(t *testing.T) {
 		"HOST", "PORT (default: 8080)", "ADMIN_SECRET", "ALLOWED_ORIGINS", "CONNECTION_CHECK_INTERVAL (default: 30000)", "milliseconds",
 		"HANDSHAKE_TIMEOUT (default: 10s)", "MAX_MESSAGE_BYTES (default: 1048576)", "MAX_QUEUE_BYTES", "EVENT_LOOPS (default: 0)", "LOG_LEVEL (default: info)", "LOG_FORMAT (default: json)",
 	}, nil)
+}
+
+// TestDescriptorsRunOut: the relay serves those it has, says so at most once a
+// second, and accepts again when it can.
+func TestDescriptorsRunOut(t *testing.T) {
+	r := startCommand(t, command(t, nil, "sh", "-c", "ulimit -n 40 && exec RELAYGATE"))
+	a, b := r.join(t, "room", "a"), r.join(t, "room", "b")
+	began := time.Now()
+	var crowd []net.Conn
+	for range 60 {
+		c, err := net.Dial("tcp", r.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		crowd = append(crowd, c)
+	}
+	const complaint = "cannot accept connections"
+	for end := time.Now().Add(patience); !strings.Contains(r.logs.text(), complaint); {
+		if time.Now().After(end) {
+			t.Fatalf("no line says that descriptors ran out: %s", r.logs.text())
+		}
+		say(t, a, "still here")
+		hear(t, b, "still here")
+	}
+	for time.Since(began) < 1500*time.Millisecond {
+		say(t, a, "still here")
+		hear(t, b, "still here")
+	}
+	most := int(time.Since(began)/time.Second) + 1
+	if n := strings.Count(r.logs.text(), complaint); n > most {
+		t.Errorf("%d lines in %v, want one a second", n, time.Since(began))
+	}
+	for _, c := range crowd {
+		c.Close()
+	}
+	c := r.join(t, "room", "c") // waits in the backlog until a descriptor is free
+	say(t, c, "made it")
+	hear(t, a, "made it")
 }

@@ -25,7 +25,9 @@ type Sitter interface {
 // it have the same interval, one revolution, so nobody is ever re-inserted and
 // nobody needs a timer. It is safe for concurrent use.
 type Wheel[T Sitter] struct {
-	step time.Duration // static
+	// Static.
+	step   time.Duration
+	stride int // from one seat that Spread gives to the next, in slots
 
 	mu    sync.Mutex
 	slots [][]T
@@ -37,7 +39,24 @@ type Wheel[T Sitter] struct {
 
 // NewWheel returns a wheel of n slots (at least 2) whose hand moves every step.
 func NewWheel[T Sitter](n int, step time.Duration) *Wheel[T] {
-	return &Wheel[T]{step: step, slots: make([][]T, n)}
+	return &Wheel[T]{step: step, stride: stride(n), slots: make([][]T, n)}
+}
+
+// stride returns about 0.618 n, which has no divisor in common with n: steps of it
+// reach all slots before they come back, and any few of them lie far apart.
+func stride(n int) int {
+	s := max(n*618/1000, 1)
+	for gcd(s, n) != 1 {
+		s++
+	}
+	return s
+}
+
+func gcd(a, b int) int {
+	for b != 0 {
+		a, b = b, a%b
+	}
+	return a
 }
 
 // Step returns the time between two moves of the hand.
@@ -59,10 +78,7 @@ func (w *Wheel[T]) Len() int {
 func (w *Wheel[T]) Spread(x T) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.next++
-	if w.next >= len(w.slots) {
-		w.next = 0
-	}
+	w.next = (w.next + w.stride) % len(w.slots)
 	w.seat(x, w.next)
 }
 

@@ -9,6 +9,8 @@ import (
 
 	"github.com/coder/websocket"
 	"go.uber.org/zap"
+
+	"relaygate/router"
 )
 
 func TestCloseIsAnswered(t *testing.T) {
@@ -175,6 +177,10 @@ func TestDrainDelivers(t *testing.T) {
 	}
 	a.send(text("ping"))
 	a.wantFrame(0x1, "pong") // so all are published
+	// One whose tick never comes.
+	var outsider router.Member
+	outsider.Init("outsider", nil)
+	s.table.All()[0].Publish(&outsider, appendFrame(nil, opText, []byte("last words")))
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	drained := make(chan error, 1)
@@ -182,6 +188,8 @@ func TestDrainDelivers(t *testing.T) {
 	for range messages {
 		b.wantFrame(0x1, "message")
 	}
+	b.wantFrame(0x1, "last words")
+	a.wantFrame(0x1, "last words")
 	b.wantClose(1001)
 	a.wantClose(1001)
 	if err := <-drained; err != nil {

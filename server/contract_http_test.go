@@ -224,6 +224,20 @@ func TestHandshakeTimeout(t *testing.T) {
 	hear(t, other, "still here")
 }
 
+// Each answer gives a connection the whole time again.
+func TestHandshakeTimeoutPerRequest(t *testing.T) {
+	const timeout = time.Second
+	s := start(t, "HANDSHAKE_TIMEOUT=1s")
+	c := dial(t, s)
+	pace := time.NewTicker(50 * time.Millisecond)
+	defer pace.Stop()
+	for begin := time.Now(); time.Since(begin) < 3*timeout/2; <-pace.C {
+		c.send([]byte(plainRequest("GET", "/")))
+		c.response()
+	}
+	c.ended()
+}
+
 // A byte now and then does not put the end off.
 func TestHandshakeTimeoutDrip(t *testing.T) {
 	s := start(t, "HANDSHAKE_TIMEOUT=300ms")

@@ -213,14 +213,16 @@ func TestFramesBehindUpgrade(t *testing.T) {
 	}
 }
 
-// The request in two segments, the frames in the second.
+// The request in two segments, the frames in the second. The first ends in the
+// middle of a request behind another, whose answer shows that it was read.
 func TestFramesBehindHalfAnUpgrade(t *testing.T) {
 	s := start(t)
 	listener := join(t, s, "r", "listener")
 	request := upgradeRequest("r", "p")
 	for _, cut := range []int{1, 20, len(request) - 1} {
 		c := dial(t, s)
-		c.send([]byte(request[:cut]))
+		c.send([]byte(plainRequest("GET", "/")), []byte(request[:cut]))
+		c.response()
 		c.send([]byte(request[cut:]), text("one"), text("two"))
 		if res, body := c.response(); res.StatusCode != 101 {
 			t.Fatalf("upgrade: %d %q, want 101", res.StatusCode, body)

@@ -29,7 +29,9 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // config is a valid configuration on a free loopback port.
 func config(t testing.TB, environ ...string) Config {
 	t.Helper()
-	cfg, err := ParseConfig(append([]string{"HOST=127.0.0.1", "PORT=0"}, environ...))
+	cfg, err := ParseConfig(append([]string{
+		"HOST=127.0.0.1", "PORT=0", "CONNECTION_CHECK_INTERVAL=24h", // no ping between what a test wants to hear
+	}, environ...))
 	if err != nil {
 		t.Fatal(err)
 	}

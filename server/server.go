@@ -101,9 +101,10 @@ func newDeadlineWheel(timeout time.Duration) *health.Wheel[*peer] {
 }
 
 // newHeartbeatWheel makes slots of 100 ms, so that the hand finds few peers at a
-// time; at least 8, so that a short interval is spread as well.
+// time; at least 8, so that a short interval is spread as well, and at most 3,000,
+// which is as fine as five minutes need.
 func newHeartbeatWheel(interval time.Duration) *health.Wheel[*peer] {
-	slots := max(8, int(interval/(100*time.Millisecond)))
+	slots := min(max(8, int(interval/(100*time.Millisecond))), 3000)
 	return health.NewWheel[*peer](slots, interval/time.Duration(slots))
 }
 

@@ -1,0 +1,275 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
+)
+
+func descriptors(t *testing.T) int {
+	t.Helper()
+	all, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(all)
+}
+
+// TestDroppedAnywhere opens 5,000 connections and drops each at a random point of
+// its life, by FIN or by reset. Nothing of them may stay.
+func TestDroppedAnywhere(t *testing.T) {
+	const connections, atOnce = 5000, 50
+	s := start(t)
+	keeper := join(t, s, "kept", "keeper")
+	goroutines, files := runtime.NumGoroutine(), descriptors(t)
+	life := bytes.Join([][]byte{
+		[]byte(upgradeRequest("r", "p")),
+		text("hello"), maskedFrame(0x01, []byte("frag")), maskedFrame(0x89, []byte("x")), maskedFrame(0x80, repeat("m", 3000)),
+		text(`{"targetPeerId":"p"}`), end,
+	}, nil)
+	var group sync.WaitGroup
+	for worker := range atOnce {
+		group.Go(func() {
+			rng := rand.New(rand.NewPCG(uint64(worker), 2))
+			for range connections / atOnce {
+				if err := dropped(s, life[:rng.IntN(len(life)+1)], rng.IntN(2) == 0); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	group.Wait()
+	eventually(t, "only one peer is held", func() bool {
+		st := s.Stats()
+		return st.Accepted == connections+1 && st.Connections == 1 && st.Peers == 1 && st.Rooms == 1 && st.Seats == 1
+	})
+	eventually(t, "goroutines and descriptors are as before", func() bool {
+		return runtime.NumGoroutine() <= goroutines && descriptors(t) <= files
+	})
+	say(t, keeper, "ping")
+	hear(t, keeper, "pong")
+	closed := int64(0)
+	for _, n := range s.Stats().Closed {
+		closed += n
+	}
+	if closed != connections {
+		t.Errorf("%d connections are counted as closed, want %d", closed, connections)
+	}
+}
+
+// dropped sends the beginning of a life and ends it.
+func dropped(s *Server, life []byte, byReset bool) error {
+	c, err := net.Dial("tcp", s.Addr().String())
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	_, _ = c.Write(life) // it may be closed already
+	if byReset {
+		return c.(*net.TCPConn).SetLinger(0)
+	}
+	return nil
+}
+
+// TestPeerThatNeverReads is closed once too much waits for it. The rest of its
+// relay hears everything, in order.
+func TestPeerThatNeverReads(t *testing.T) {
+	const messages, size = 300, 64 << 10
+	s := start(t, "MAX_MESSAGE_BYTES=65536", "MAX_QUEUE_BYTES=1048576")
+	stuck := open(t, s, "r", "stuck")
+	stuck.send(text("ping"))
+	stuck.wantFrame(0x1, "pong")
+	sender, reader := join(t, s, "r", "sender"), join(t, s, "r", "reader")
+	for n := range messages {
+		want := append(fmt.Appendf(nil, "%06d", n), repeat("x", size-6)...)
+		sayBytes(t, sender, websocket.MessageBinary, want)
+		hearBytes(t, reader, websocket.MessageBinary, want)
+	}
+	eventually(t, "the peer is closed as slow", func() bool { return s.Stats().Closed["slow"] == 1 })
+	if n := s.Stats().Peers; n != 2 {
+		t.Errorf("%d peers are left, want 2", n)
+	}
+}
+
+// TestMemoryFollowsWhatCame: headers that promise 64 MiB each cost their own bytes.
+func TestMemoryFollowsWhatCame(t *testing.T) {
+	const peers = 100
+	s := start(t, "MAX_MESSAGE_BYTES=67108864", "MAX_QUEUE_BYTES=67174400")
+	var before, after runtime.MemStats
+	var all []*raw
+	for i := range peers {
+		all = append(all, open(t, s, "r", fmt.Sprint(i)))
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	for _, c := range all {
+		c.send(maskedFrame(0x89, []byte("here")), frameHeader(0x82, 0x80, 64<<20), []byte("mask"), repeat("x", 1000))
+	}
+	for _, c := range all {
+		c.wantFrame(0xa, "here")
+	}
+	eventually(t, "all parts have come", func() bool {
+		for _, p := range s.wheels[seatHeartbeat].All() {
+			if !p.heard.Load() {
+				return false
+			}
+		}
+		return true
+	})
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > peers*16<<10 {
+		t.Errorf("%d partial messages of 1,000 bytes cost %d bytes", peers, grown)
+	}
+}
+
+// TestIdlePeerHoldsNoBuffer, whatever it sent before.
+func TestIdlePeerHoldsNoBuffer(t *testing.T) {
+	s := start(t)
+	c := open(t, s, "r", "p")
+	c.sendSlowly(text("slow"))
+	c.send(maskedFrame(0x01, []byte("a")), maskedFrame(0x80, []byte("b")), maskedFrame(0x82, repeat("x", 100<<10)))
+	c.send(text("ping"))
+	c.wantFrame(0x1, "pong")
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	p := s.wheels[seatHeartbeat].All()[0]
+	c.Close()
+	eventually(t, "the peer is closed", func() bool { return p.at() == phaseClosed })
+	if err := s.awaitEmpty(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if p.in != nil {
+		t.Errorf("it held %+v", p.in)
+	}
+}
+
+// TestNoMessageToAStranger: descriptors are reused at once, while rooms are flushed
+// by several loops. Whatever a peer hears must come from its own room.
+func TestNoMessageToAStranger(t *testing.T) {
+	s := start(t, "EVENT_LOOPS=3")
+	var group sync.WaitGroup
+	for worker := range 8 {
+		group.Go(func() {
+			for n := range 60 {
+				room := fmt.Sprintf("room-%d-%d", worker%4, n/4)
+				c, err := net.Dial("tcp", s.Addr().String())
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				_ = c.SetDeadline(time.Now().Add(patience))
+				_, _ = c.Write(bytes.Join([][]byte{
+					[]byte(upgradeRequest(room, fmt.Sprint(worker))),
+					text(room), text(room), maskedFrame(0x89, []byte("last")),
+				}, nil))
+				heard, in := "", make([]byte, 4096)
+				for !strings.Contains(heard, "last") {
+					k, err := c.Read(in)
+					if err != nil {
+						t.Errorf("read: %v after %q", err, heard)
+						break
+					}
+					heard += string(in[:k])
+				}
+				if strings.Count(heard, "room-") != strings.Count(heard, room) {
+					t.Errorf("in %s was heard: %q", room, heard)
+				}
+				if n%2 == 0 {
+					_ = c.(*net.TCPConn).SetLinger(0)
+				}
+				c.Close()
+			}
+		})
+	}
+	group.Wait()
+}
+
+// TestPanicEndsOneConnection: a bug in one connection's handling is logged with its
+// stack and counted, and nobody else notices.
+func TestPanicEndsOneConnection(t *testing.T) {
+	core, logged := observer.New(zapcore.ErrorLevel)
+	s, err := Listen(config(t), zap.New(core))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		if err := s.Drain(ctx); err != nil {
+			t.Error(err)
+		}
+	}()
+	other := join(t, s, "r", "other")
+	victim := dial(t, s)
+	eventually(t, "the connection is accepted", func() bool { return len(s.wheels[seatHandshake].All()) == 1 })
+	p := s.wheels[seatHandshake].All()[0]
+	broken := &loop{srv: s} // without a handshaker
+	broken.serve(p, []byte(upgradeRequest("r", "victim")))
+	if _, err := io.ReadAll(victim.in); err != nil && !strings.Contains(err.Error(), "reset") {
+		t.Errorf("the victim saw %v, want the end", err)
+	}
+	eventually(t, "it is counted", func() bool { st := s.Stats(); return st.Panics == 1 && st.Closed["panic"] == 1 })
+	if all := logged.FilterMessage("panic").All(); len(all) != 1 || !strings.Contains(string(all[0].ContextMap()["stack"].(string)), "serve") {
+		t.Errorf("logged %v, want one panic with its stack", all)
+	}
+	say(t, other, "ping")
+	hear(t, other, "pong")
+	other.CloseNow()
+}
+
+// TestRelayingDoesNotAllocate measures the whole path, from the socket to the
+// socket, and the heartbeat. Clients allocate nothing either.
+func TestRelayingDoesNotAllocate(t *testing.T) {
+	if raceEnabled {
+		return // the race detector makes sync.Pool forget at random
+	}
+	s := start(t, "CONNECTION_CHECK_INTERVAL=1h")
+	a, b := open(t, s, "r", "a"), open(t, s, "r", "b")
+	for _, c := range []*raw{a, b} {
+		c.send(text("ping"))
+		c.wantFrame(0x1, "pong")
+	}
+	in := make([]byte, 4096)
+	f := func(what string, size int, once func()) {
+		t.Helper()
+		all := func() {
+			once()
+			if _, err := io.ReadFull(b.TCPConn, in[:size]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range 50 {
+			all()
+		}
+		if n := testing.AllocsPerRun(2000, all); n != 0 {
+			t.Errorf("%s: %v allocations, want 0", what, n)
+		}
+	}
+	sends := func(payload string) func() {
+		frame := text(payload)
+		return func() { _, _ = a.Write(frame) }
+	}
+	f("a broadcast", 2+5, sends("hello"))
+	direct := `{"targetPeerId":"b","n":12345}`
+	f("a direct message", 2+len(direct), sends(direct))
+	for _, p := range s.wheels[seatHeartbeat].All() {
+		if p.ID() == "b" {
+			f("a heartbeat", len(pingFrame), func() { p.heard.Store(true); p.beat() })
+		}
+	}
+}
