@@ -22,7 +22,6 @@ type loader struct {
 	in      io.WriteCloser
 	replies chan load.Reply // closed when the process ends
 	errors  lockedBuffer
-	rooms   uint32 // built so far
 }
 
 // fleet is the load processes of one measurement.

@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"regexp"
-	"time"
 
 	"relaygate/bench/load"
 	"relaygate/bench/report"
@@ -18,18 +17,17 @@ const (
 	idle    = "idle"    // silence
 )
 
-// scenario is one declared load. Zero duration and rounds mean the flags'.
+// scenario is one declared load. Zero rounds mean the flag's.
 type scenario struct {
-	name     string
-	about    string
-	kind     string
-	shape    load.Shape
-	rate     float64 // messages per second (slow)
-	churn    float64 // peers that leave and return, per second
-	duration time.Duration
-	rounds   int
-	primary  string // the metric its verdict is about
-	quick    bool   // part of -quick
+	name    string
+	about   string
+	kind    string
+	shape   load.Shape
+	rate    float64 // messages per second (slow)
+	churn   float64 // peers that leave and return, per second
+	rounds  int
+	primary string // the metric its verdict is about
+	quick   bool   // part of -quick
 }
 
 // small is the size of an ordinary message: a JSON text of a few fields.

@@ -16,9 +16,6 @@ const (
 	opPong         = 0xA
 )
 
-// maxHeader is the longest header a client writes: 2 bytes, an 8-byte length, a 4-byte mask key.
-const maxHeader = 14
-
 // frameHeader is what the first bytes of a server's frame say. size is the header's own length, length the payload's.
 type frameHeader struct {
 	opcode byte
