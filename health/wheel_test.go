@@ -1,14 +1,16 @@
 package health
 
 import (
+	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
 type sitter struct {
 	seat   Seat
-	visits int
+	visits []time.Time
 }
 
 func (s *sitter) Seat() *Seat { return &s.seat }
@@ -27,172 +29,437 @@ func newTurner(slots int) *turner {
 	return w
 }
 
-// turn moves the hand by one slot.
-func (w *turner) turn(visit func(*sitter)) {
-	w.now = w.now.Add(step)
+// turn lets d pass, then moves the hand.
+func (w *turner) turn(d time.Duration, visit func(*sitter)) {
+	w.now = w.now.Add(d)
 	w.Turn(w.now, visit)
 }
 
-func (w *turner) count(s *sitter) { s.visits++ }
+// see is a visit that notes when it was.
+func (w *turner) see(s *sitter) { s.visits = append(s.visits, w.now) }
+
+func (w *turner) spread(n int) []*sitter {
+	all := make([]*sitter, n)
+	for i := range all {
+		all[i] = new(sitter)
+		w.Spread(all[i])
+	}
+	return all
+}
+
+func (w *turner) wantLen(t *testing.T, want int) {
+	t.Helper()
+	if n, all := w.Len(), len(w.All()); n != want || all != want {
+		t.Errorf("Len %d, %d in All, want %d", n, all, want)
+	}
+}
 
 func TestEachIsVisitedOncePerRevolution(t *testing.T) {
-	const slots, sitters = 10, 1003
-	w := newTurner(slots)
-	all := make([]sitter, sitters)
-	for i := range all {
-		w.Spread(&all[i])
-	}
-	for revolution := 1; revolution <= 3; revolution++ {
-		for range slots {
-			before := 0
-			w.turn(func(s *sitter) { before++; s.visits++ })
-			if before < sitters/slots || before > sitters/slots+1 {
-				t.Fatalf("%d visits in one step, want an even share of %d", before, sitters)
+	f := func(slots, sitters int) {
+		t.Helper()
+		w := newTurner(slots)
+		all := w.spread(sitters)
+		for revolution := 1; revolution <= 3; revolution++ {
+			for range slots {
+				visits := 0
+				w.turn(step, func(s *sitter) { visits++; w.see(s) })
+				if least := sitters / slots; visits < least || visits > least+1 {
+					t.Fatalf("%d slots: %d visits in one step, want an even share of %d", slots, visits, sitters)
+				}
+			}
+			for i, s := range all {
+				if len(s.visits) != revolution {
+					t.Fatalf("%d slots: sitter %d had %d visits in %d revolutions", slots, i, len(s.visits), revolution)
+				}
 			}
 		}
+		for i, s := range all {
+			for n := 1; n < len(s.visits); n++ {
+				if d := s.visits[n].Sub(s.visits[n-1]); d != time.Duration(slots)*step {
+					t.Fatalf("%d slots: sitter %d was visited after %v, want a revolution", slots, i, d)
+				}
+			}
+		}
+		w.wantLen(t, sitters)
+	}
+	f(2, 1)
+	f(2, 5)
+	f(10, 3)
+	f(10, 1003)
+	f(300, 3000)
+}
+
+// A wheel that is driven as the server does it, in a bubble's clock.
+func TestTickedWheel(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const slots, sitters = 300, 1000
+		w := NewWheel[*sitter](slots, 100*time.Millisecond)
+		all := make([]*sitter, sitters)
 		for i := range all {
-			if all[i].visits != revolution {
-				t.Fatalf("%d visits after %d revolutions", all[i].visits, revolution)
+			all[i] = new(sitter)
+			w.Spread(all[i])
+		}
+		ticker, end := time.NewTicker(w.Step()), time.After(5*30*time.Second+50*time.Millisecond)
+		defer ticker.Stop()
+		for running := true; running; {
+			select {
+			case now := <-ticker.C:
+				w.Turn(now, func(s *sitter) { s.visits = append(s.visits, now) })
+			case <-end:
+				running = false
 			}
 		}
+		for i, s := range all {
+			// The wheel's clock starts with its first turn, so of five revolutions
+			// the last may lack its last step.
+			if n := len(s.visits); n != 4 && n != 5 {
+				t.Fatalf("sitter %d had %d visits in five revolutions", i, n)
+			}
+			for n := 1; n < len(s.visits); n++ {
+				if d := s.visits[n].Sub(s.visits[n-1]); d != 30*time.Second {
+					t.Fatalf("sitter %d was visited after %v, want 30s", i, d)
+				}
+			}
+		}
+	})
+}
+
+func TestNothingBeforeItsTime(t *testing.T) {
+	w := newTurner(4)
+	all := w.spread(4)
+	w.turn(step-1, w.see)
+	for i, s := range all {
+		if len(s.visits) != 0 {
+			t.Errorf("sitter %d was visited before a step had passed", i)
+		}
 	}
-	if n := w.Len(); n != sitters || len(w.All()) != n {
-		t.Errorf("Len %d, All %d, want %d", n, len(w.All()), sitters)
+	w.turn(1, w.see)
+	w.turn(0, w.see)
+	visits := 0
+	for _, s := range all {
+		visits += len(s.visits)
+	}
+	if visits != 1 {
+		t.Errorf("%d visits after one step, want 1", visits)
+	}
+}
+
+func TestSpreadIsReachedWithinARevolution(t *testing.T) {
+	const slots = 8
+	for start := range slots {
+		w := newTurner(slots)
+		for range start {
+			w.turn(step, w.see)
+		}
+		all := w.spread(3 * slots)
+		for range slots {
+			w.turn(step, w.see)
+		}
+		for i, s := range all {
+			if len(s.visits) != 1 {
+				t.Errorf("start at %d: sitter %d had %d visits in its first revolution, want 1", start, i, len(s.visits))
+			}
+		}
 	}
 }
 
 func TestBehindComesBackAfterARevolution(t *testing.T) {
 	const slots = 8
-	w := newTurner(slots)
-	for range 3 {
-		w.turn(w.count)
-	}
-	var s sitter
-	w.Behind(&s)
-	for n := 1; n <= slots; n++ {
-		w.turn(w.count)
-		if want := n / slots; s.visits != want {
-			t.Fatalf("%d visits after %d steps, want %d", s.visits, n, want)
+	for start := range slots {
+		for _, after := range []time.Duration{0, step / 2, step - 1} {
+			w := newTurner(slots)
+			for range start {
+				w.turn(step, w.see)
+			}
+			w.turn(after, w.see)
+			var s sitter
+			seated := w.now
+			w.Behind(&s)
+			w.turn(step-after, w.see)
+			for len(s.visits) == 0 {
+				w.turn(step, w.see)
+			}
+			if d := s.visits[0].Sub(seated); d < (slots-1)*step || d > slots*step {
+				t.Errorf("start at %d and %v: visited after %v, want %d to %d steps of %v", start, after, d, slots-1, slots, step)
+			}
 		}
+	}
+}
+
+// A hand that is late hurries, so one who is seated meanwhile waits for less than a
+// revolution; for that much less than the time that is made up for.
+func TestBehindALateHand(t *testing.T) {
+	const slots, least = 32, (32 - 32/8 - 2) * step
+	w := newTurner(slots)
+	w.turn(step, w.see)
+	for _, late := range []time.Duration{step / 2, 3 * step, time.Hour} {
+		w.now = w.now.Add(late) // and nobody turned
+		var s sitter
+		seated := w.now
+		w.Behind(&s)
+		for w.turn(0, w.see); len(s.visits) == 0; {
+			w.turn(step, w.see)
+		}
+		if d := s.visits[0].Sub(seated); d < least {
+			t.Errorf("a hand %v late: visited after %v, want at least %v", late, d, least)
+		}
+		w.Remove(&s)
 	}
 }
 
 func TestRemove(t *testing.T) {
-	w := newTurner(2)
-	all := make([]sitter, 100)
-	for i := range all {
-		w.Spread(&all[i])
-	}
-	for i := range all {
-		if i%3 != 0 {
-			w.Remove(&all[i])
-			w.Remove(&all[i]) // it is out already
+	w := newTurner(3)
+	all := w.spread(200)
+	stays := func(i int) bool { return i%5 == 0 }
+	for i, s := range all {
+		if !stays(i) {
+			w.Remove(s)
+			w.Remove(s) // it is out already
 		}
 	}
-	w.turn(w.count)
-	w.turn(w.count)
-	for i := range all {
+	w.Remove(new(sitter)) // it never was in
+	w.wantLen(t, 40)
+	for range 3 {
+		w.turn(step, w.see)
+	}
+	for i, s := range all {
 		want := 0
-		if i%3 == 0 {
+		if stays(i) {
 			want = 1
 		}
-		if all[i].visits != want {
-			t.Errorf("sitter %d was visited %d times, want %d", i, all[i].visits, want)
+		if len(s.visits) != want {
+			t.Errorf("sitter %d was visited %d times, want %d", i, len(s.visits), want)
 		}
 	}
-	w.Spread(&all[1])
-	if n := w.Len(); n != 35 {
-		t.Errorf("Len %d, want 35: 34 stayed and one came back", n)
+	w.Spread(all[1])
+	w.wantLen(t, 41)
+	if !slices.Contains(w.All(), all[1]) {
+		t.Error("one that came back is not among all")
 	}
 }
 
-func TestRemoveDuringVisit(t *testing.T) {
+func TestRemovedIsForgotten(t *testing.T) {
 	w := newTurner(2)
-	all := make([]sitter, 10)
-	for i := range all {
-		w.Spread(&all[i])
-	}
-	for range 4 {
-		w.turn(func(s *sitter) { s.visits++; w.Remove(s) })
-	}
-	for i := range all {
-		if all[i].visits != 1 {
-			t.Errorf("sitter %d was visited %d times, want once", i, all[i].visits)
+	all := w.spread(2000)
+	w.turn(step, w.see)
+	w.turn(step, w.see)
+	for _, s := range w.seen[:cap(w.seen)] {
+		if s != nil {
+			t.Fatal("the hand holds on to one that it visited")
 		}
 	}
-	if n := w.Len(); n != 0 {
-		t.Errorf("Len %d, want 0", n)
+	for _, s := range all[4:] {
+		w.Remove(s)
+	}
+	for i, slot := range w.slots {
+		if c := cap(slot); c > 16 {
+			t.Errorf("slot %d, where 2 of 1,000 stayed, has place for %d", i, c)
+		}
+		for _, s := range slot[len(slot):cap(slot)] {
+			if s != nil {
+				t.Fatalf("slot %d holds on to one that was removed", i)
+			}
+		}
+	}
+	for _, s := range all[:4] {
+		w.Remove(s)
+	}
+	for i, slot := range w.slots {
+		if slot != nil {
+			t.Errorf("slot %d is empty and has place for %d", i, cap(slot))
+		}
+	}
+}
+
+// A visit may do what an owner does: evict the one visited or any other, seat
+// somebody, count.
+func TestVisitMayCallTheWheel(t *testing.T) {
+	const slots = 4
+	w, closing := newTurner(slots), newTurner(slots)
+	all := w.spread(10 * slots)
+	joined := 0
+	for range slots {
+		w.turn(step, func(s *sitter) {
+			w.see(s)
+			w.Remove(s)
+			closing.Behind(s)
+			w.Behind(new(sitter))
+			joined++
+			w.wantLen(t, len(all))
+		})
+	}
+	for i, s := range all {
+		if len(s.visits) != 1 {
+			t.Errorf("sitter %d was visited %d times, want once", i, len(s.visits))
+		}
+	}
+	if joined != len(all) {
+		t.Errorf("%d came during visits, want %d: those who came behind the hand are not visited at once", joined, len(all))
+	}
+	closing.wantLen(t, len(all))
+}
+
+// Everybody leaves a slot while it is visited, the one visited last first.
+func TestRemoveOthersDuringVisit(t *testing.T) {
+	w := newTurner(2)
+	all := w.spread(20)
+	for range 2 {
+		w.turn(step, func(s *sitter) {
+			w.see(s)
+			for _, x := range slices.Backward(all) {
+				w.Remove(x)
+			}
+		})
+	}
+	w.wantLen(t, 0)
+	for i, s := range all {
+		if len(s.visits) > 1 {
+			t.Errorf("sitter %d was visited %d times, want once at most", i, len(s.visits))
+		}
+	}
+}
+
+// A hand that is a little late catches up, so that a revolution keeps its length.
+func TestLateTurnsAreMadeUpFor(t *testing.T) {
+	const slots = 64
+	w := newTurner(slots)
+	all := w.spread(slots)
+	for n := range slots { // a turn every two steps, a bit late
+		w.turn(2*step+step/4*time.Duration(1-2*(n%2)), w.see)
+	}
+	for i, s := range all {
+		if len(s.visits) != 2 {
+			t.Errorf("sitter %d was visited %d times in two revolutions", i, len(s.visits))
+		}
 	}
 }
 
 func TestLostTimeIsNotMadeUpFor(t *testing.T) {
-	const slots = 64
-	w := newTurner(slots)
-	all := make([]sitter, slots)
-	for i := range all {
-		w.Spread(&all[i])
+	f := func(slots int) {
+		t.Helper()
+		w := newTurner(slots)
+		all := w.spread(slots)
+		for range slots {
+			w.turn(step, w.see)
+		}
+		visits := 0
+		w.turn(time.Hour, func(s *sitter) { visits++; w.see(s) })
+		if visits == 0 || visits > slots/8+2 {
+			t.Errorf("%d slots: %d visits after an hour was lost, want an eighth of them", slots, visits)
+		}
+		for range slots / 2 {
+			before := visits
+			w.turn(step, func(s *sitter) { visits++; w.see(s) })
+			if visits != before+1 {
+				t.Errorf("%d slots: %d visits in a step after that, want 1", slots, visits-before)
+			}
+		}
+		for range 2 * slots {
+			w.turn(step, w.see)
+		}
+		for i, s := range all {
+			for n := 1; n < len(s.visits); n++ {
+				if d, least := s.visits[n].Sub(s.visits[n-1]), time.Duration(slots-slots/8-1)*step; d < least {
+					t.Errorf("%d slots: sitter %d was visited after %v, want at least %v to answer", slots, i, d, least)
+				}
+			}
+		}
 	}
+	f(8)
+	f(64)
+	f(300)
+}
+
+func TestClockThatStandsOrGoesBack(t *testing.T) {
+	w := newTurner(4)
+	w.spread(4)
+	w.turn(step, w.see)
+	w.turn(-time.Hour, func(*sitter) { t.Error("a visit while the clock goes back") })
+	w.turn(time.Hour, func(*sitter) { t.Error("a visit at a time that has been") })
 	visits := 0
-	w.now = w.now.Add(time.Hour)
-	w.Turn(w.now, func(*sitter) { visits++ })
-	if visits == 0 || visits > slots/8+2 {
-		t.Errorf("%d visits after an hour was lost, want an eighth of %d at most", visits, slots)
-	}
-	late := visits
-	for range slots / 2 {
-		w.turn(func(*sitter) { visits++ })
-	}
-	if n := visits - late; n != slots/2 {
-		t.Errorf("%d visits in the %d steps after that, want one each", n, slots/2)
+	w.turn(step, func(*sitter) { visits++ })
+	if visits != 1 {
+		t.Errorf("%d visits in the step after that, want 1", visits)
 	}
 }
 
+// Many come, go and are counted while the hand moves. Those who stay are visited once
+// per revolution all the same.
 func TestConcurrentUse(t *testing.T) {
-	w := newTurner(4)
+	const slots, revolutions = 4, 20
+	w := newTurner(slots)
+	stay := w.spread(50)
+	stop := make(chan struct{})
 	var group sync.WaitGroup
 	for range 4 {
 		group.Go(func() {
-			for range 200 {
-				var s sitter
-				w.Spread(&s)
-				w.Remove(&s)
-				w.Behind(&s)
-				w.Remove(&s)
+			var mine [10]sitter
+			for {
+				for i := range mine {
+					w.Spread(&mine[i])
+				}
+				for i := range mine {
+					w.Remove(&mine[i])
+					w.Behind(&mine[i])
+				}
+				if n := w.Len(); n < len(stay) || n > len(stay)+4*len(mine) {
+					t.Errorf("Len %d, want %d to %d", n, len(stay), len(stay)+4*len(mine))
+				}
+				for i := range mine {
+					w.Remove(&mine[i])
+				}
+				select {
+				case <-stop:
+					return
+				default:
+				}
 			}
 		})
 	}
-	for range 50 {
-		w.turn(func(s *sitter) { w.Remove(s) })
+	staying := make(map[*sitter]bool)
+	for _, s := range stay {
+		staying[s] = true
 	}
+	for range revolutions * slots {
+		w.turn(step, func(s *sitter) {
+			if staying[s] {
+				w.see(s)
+			}
+		})
+	}
+	close(stop)
 	group.Wait()
-	if n := w.Len(); n != 0 {
-		t.Errorf("Len %d, want 0", n)
+	for i, s := range stay {
+		if len(s.visits) != revolutions {
+			t.Errorf("sitter %d was visited %d times, want %d", i, len(s.visits), revolutions)
+		}
 	}
+	w.wantLen(t, len(stay))
 }
 
-func TestTurnDoesNotAllocate(t *testing.T) {
+func TestWheelDoesNotAllocate(t *testing.T) {
 	w := newTurner(4)
-	all := make([]sitter, 400)
-	for i := range all {
-		w.Spread(&all[i])
-	}
-	visit := w.count
+	all := w.spread(400)
+	visits := 0
+	visit := func(*sitter) { visits++ }
 	for range 4 {
-		w.turn(visit)
+		w.turn(step, visit)
 	}
-	if n := testing.AllocsPerRun(100, func() { w.turn(visit) }); n != 0 {
+	if n := testing.AllocsPerRun(100, func() { w.turn(step, visit) }); n != 0 {
 		t.Errorf("%v allocations per step, want 0", n)
+	}
+	if n := testing.AllocsPerRun(100, func() { w.Remove(all[0]); w.Behind(all[0]) }); n != 0 {
+		t.Errorf("%v allocations to change one's seat, want 0", n)
 	}
 }
 
 func BenchmarkWheelTurn(b *testing.B) {
 	w := newTurner(300)
-	for range 15000 {
-		w.Spread(new(sitter))
-	}
-	visit := w.count
+	w.spread(15000)
+	visits := 0
+	visit := func(*sitter) { visits++ }
 	b.ReportAllocs()
 	for b.Loop() {
-		w.turn(visit)
+		w.turn(step, visit)
 	}
 }

@@ -73,7 +73,9 @@ func (b *batch) plan(members []*Member) {
 		b.recipients = append(b.recipients, members...)
 	case len(b.entries): // nothing for the others: they need not even be looked at
 		for i := range b.involved {
-			b.recipients = append(b.recipients, b.involved[i].member)
+			if m := b.involved[i].member; m.index >= 0 { // else it has left
+				b.recipients = append(b.recipients, m)
+			}
 		}
 	default:
 		for i := range b.entries {

@@ -2,6 +2,7 @@ package router
 
 import (
 	"sync"
+	"unsafe"
 )
 
 // Conn takes what a member receives.
@@ -42,6 +43,10 @@ const (
 	// publisher must flush it itself, so that a fast sender is held back by
 	// its own socket and not by memory.
 	LogLimit = 1 << 20
+
+	// maxEntries bounds the log in the same way where frames are small, or one
+	// goes to many connections of one peer: its entries take LogLimit bytes then.
+	maxEntries = LogLimit / int(unsafe.Sizeof(entry{}))
 
 	// indexAbove is the number of members above which a room that sees direct
 	// messages keeps an index by peerId. Below it, comparing a few strings
@@ -144,7 +149,7 @@ func (r *Room) mustLocked(b *batch) Must {
 		r.active = true
 		must = mustNote
 	}
-	if len(b.buf) > LogLimit {
+	if len(b.buf) > LogLimit || len(b.entries) > maxEntries {
 		must |= mustDrain
 	}
 	return must

@@ -3,18 +3,18 @@ package router
 import (
 	"bytes"
 	"fmt"
-	"math/rand/v2"
 	"strings"
 	"sync"
 	"testing"
+	"unsafe"
 )
 
-// ear records what a member is written. Its zero value is ready.
+// ear is a member that records what it is written.
 type ear struct {
 	Member
 	mu     sync.Mutex
 	heard  bytes.Buffer
-	writes int
+	writes int // since the last take
 }
 
 func (e *ear) Write(frames []byte) {
@@ -24,13 +24,21 @@ func (e *ear) Write(frames []byte) {
 	e.writes++
 }
 
-// take returns what was heard since the last call.
-func (e *ear) take() string {
+// take returns what was heard since the last call, and in how many writes.
+func (e *ear) take() (heard string, writes int) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	s := e.heard.String()
+	heard, writes = e.heard.String(), e.writes
 	e.heard.Reset()
-	return s
+	e.writes = 0
+	return heard, writes
+}
+
+func (e *ear) wantHeard(t *testing.T, want string) {
+	t.Helper()
+	if got, _ := e.take(); got != want {
+		t.Errorf("%s heard %.200q, want %.200q", e.ID(), got, want)
+	}
 }
 
 func joinRoom(table *Table, relayID, id string) *ear {
@@ -40,358 +48,259 @@ func joinRoom(table *Table, relayID, id string) *ear {
 	return e
 }
 
+// joinMany puts n members into one room, called 0, 1, 2 and so on.
+func joinMany(table *Table, n int) []*ear {
+	all := make([]*ear, n)
+	for i := range all {
+		all[i] = joinRoom(table, "r", fmt.Sprint(i))
+	}
+	return all
+}
+
+// flushAll does all ticks that a room needs at once.
 func flushAll(r *Room, s *Scratch) {
 	for again := true; again; {
 		again, _ = r.Flush(s)
 	}
 }
 
-func TestPublish(t *testing.T) {
-	table := NewTable()
-	a, b, c := joinRoom(table, "r", "a"), joinRoom(table, "r", "b"), joinRoom(table, "r", "b")
-	stranger := joinRoom(table, "other", "b")
-	r := a.Room()
-	if must := r.Publish(&a.Member, []byte("1")); !must.Note() || must.Drain() {
-		t.Errorf("the first message obliges to %v, want to note the room", must)
-	}
-	if must := r.Publish(&b.Member, []byte("2")); must.Note() {
-		t.Error("the second message obliges to note the room again")
-	}
-	if _, found := r.PublishTo(&c.Member, []byte("b"), []byte("3")); !found {
-		t.Error("no b was found")
-	}
-	if _, found := r.PublishTo(&c.Member, []byte("nobody"), []byte("4")); found {
-		t.Error("a peer called nobody was found")
-	}
-	r.Publish(&a.Member, []byte("5"))
-	flushAll(r, new(Scratch))
-	for _, x := range []struct {
-		e    *ear
-		want string
-	}{{a, "2"}, {b, "135"}, {c, "1235"}, {stranger, ""}} {
-		if got := x.e.take(); got != x.want {
-			t.Errorf("%s heard %q, want %q", x.e.ID(), got, x.want)
-		}
-		if x.e.writes > 1 {
-			t.Errorf("%s was written to %d times in one tick", x.e.ID(), x.e.writes)
-		}
-	}
-	if must := r.Publish(&a.Member, []byte("6")); !must.Note() {
-		t.Error("a message after the flush does not oblige to note the room")
+// wantIdle fails if r holds a log, or believes that somebody will flush it.
+func wantIdle(t *testing.T, r *Room) {
+	t.Helper()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.active || r.log != nil || r.out != nil {
+		t.Errorf("active %v, a log %v, an outgoing batch %v; want an idle room", r.active, r.log != nil, r.out != nil)
 	}
 }
 
-func TestPublishAlone(t *testing.T) {
+func TestFirstMessageObligesToNote(t *testing.T) {
+	table, s := NewTable(), new(Scratch)
+	a, b := joinRoom(table, "r", "a"), joinRoom(table, "r", "b")
+	r := a.Room()
+	to := func() Must {
+		must, found := r.PublishTo(&a.Member, []byte("b"), []byte("x"))
+		if !found {
+			t.Error("a member called b was not found")
+		}
+		return must
+	}
+	for _, publish := range []func() Must{
+		func() Must { return r.Publish(&a.Member, []byte("x")) },
+		to,
+	} {
+		if must := publish(); !must.Note() || must.Drain() {
+			t.Errorf("the first message obliges to %b, want to note the room", must)
+		}
+		if must := publish(); must != 0 {
+			t.Errorf("the second message obliges to %b, want nothing: somebody has noted the room", must)
+		}
+		flushAll(r, s)
+		b.wantHeard(t, "xx")
+		wantIdle(t, r)
+	}
+}
+
+func TestNobodyToHear(t *testing.T) {
 	table := NewTable()
 	a := joinRoom(table, "r", "a")
-	if must := a.Room().Publish(&a.Member, []byte("x")); must != 0 {
-		t.Errorf("a message that nobody can hear obliges to %v", must)
+	r := a.Room()
+	if must := r.Publish(&a.Member, []byte("x")); must != 0 {
+		t.Errorf("a message that nobody can hear obliges to %b", must)
 	}
-	if _, found := a.Room().PublishTo(&a.Member, []byte("a"), []byte("me")); !found {
-		t.Error("a peer that names itself is not found")
+	if must, found := r.PublishTo(&a.Member, []byte("b"), []byte("x")); must != 0 || found {
+		t.Errorf("a message to nobody: got %b, %v", must, found)
 	}
-	flushAll(a.Room(), new(Scratch))
-	if got := a.take(); got != "me" {
-		t.Errorf("heard %q, want %q", got, "me")
+	wantIdle(t, r)
+	if must, found := r.PublishTo(&a.Member, []byte("a"), []byte("me")); !must.Note() || !found {
+		t.Errorf("a message to oneself: got %b, %v; want to note the room, found", must, found)
 	}
+	flushAll(r, new(Scratch))
+	a.wantHeard(t, "me")
+}
+
+// The last member has left, and its loop, which has not heard of it, publishes.
+func TestPublishInEmptyRoom(t *testing.T) {
+	table := NewTable()
+	a := joinRoom(table, "r", "a")
+	r := a.Room()
+	table.Leave(&a.Member)
+	if must := r.Publish(&a.Member, []byte("x")); must != 0 {
+		t.Errorf("a broadcast obliges to %b", must)
+	}
+	if must, found := r.PublishTo(&a.Member, []byte("a"), []byte("x")); must != 0 || found {
+		t.Errorf("a direct message: got %b, %v", must, found)
+	}
+	wantIdle(t, r)
+}
+
+func TestPublishCopies(t *testing.T) {
+	table := NewTable()
+	a, b := joinRoom(table, "r", "a"), joinRoom(table, "r", "b")
+	r := a.Room()
+	frame, id := []byte("one"), []byte("b")
+	r.Publish(&a.Member, frame)
+	copy(frame, "two")
+	r.PublishTo(&a.Member, id, frame)
+	copy(frame, "xxx")
+	copy(id, "a")
+	flushAll(r, new(Scratch))
+	b.wantHeard(t, "onetwo")
+	a.wantHeard(t, "")
+}
+
+func TestRoomsHearOnlyTheirOwn(t *testing.T) {
+	table := NewTable()
+	a, b := joinRoom(table, "r", "a"), joinRoom(table, "r", "b")
+	stranger := joinRoom(table, "r2", "b")
+	a.Room().Publish(&a.Member, []byte("1"))
+	a.Room().PublishTo(&a.Member, []byte("b"), []byte("2"))
+	for _, r := range table.All() {
+		flushAll(r, new(Scratch))
+	}
+	b.wantHeard(t, "12")
+	stranger.wantHeard(t, "")
 }
 
 func TestLogLimit(t *testing.T) {
-	table := NewTable()
+	table, s := NewTable(), new(Scratch)
 	a, b := joinRoom(table, "r", "a"), joinRoom(table, "r", "b")
 	r := a.Room()
-	if r.Publish(&a.Member, make([]byte, LogLimit)).Drain() {
-		t.Error("a log at its limit is to be drained")
+	if r.Publish(&a.Member, make([]byte, LogLimit/2)).Drain() {
+		t.Error("a log below its limit is to be drained")
 	}
-	if !r.Publish(&a.Member, []byte("x")).Drain() {
-		t.Fatal("a log past its limit is not to be drained")
+	must := r.Publish(&a.Member, make([]byte, LogLimit/2+1))
+	if !must.Drain() || must.Note() {
+		t.Fatalf("a log past its limit obliges to %b, want to drain it", must)
 	}
-	r.Drain(new(Scratch))
-	if got := len(b.take()); got != LogLimit+1 {
-		t.Errorf("heard %d bytes, want %d", got, LogLimit+1)
+	if r.Drain(s) {
+		t.Error("a drained room is to be flushed at the next tick")
 	}
-}
-
-func TestEmptyRoomDisappears(t *testing.T) {
-	table := NewTable()
-	a, b := joinRoom(table, "r", "a"), joinRoom(table, "r", "b")
-	first := a.Room()
-	table.Leave(&a.Member)
-	table.Leave(&a.Member) // it is out already
-	if rooms, members := table.Rooms(), table.Members(); rooms != 1 || members != 1 {
-		t.Errorf("%d rooms, %d members; want 1 and 1", rooms, members)
+	if heard, _ := b.take(); len(heard) != LogLimit/2*2+1 {
+		t.Errorf("heard %d bytes, want %d", len(heard), LogLimit/2*2+1)
 	}
-	first.Publish(&a.Member, []byte("late"))
-	table.Leave(&b.Member)
-	if rooms, members := table.Rooms(), table.Members(); rooms != 0 || members != 0 || len(table.All()) != 0 {
-		t.Errorf("%d rooms, %d members; want none", rooms, members)
-	}
-	flushAll(first, new(Scratch))
-	if got := b.take(); got != "" {
-		t.Errorf("a member that has left heard %q", got)
-	}
-	if c := joinRoom(table, "r", "c"); c.Room() == first {
-		t.Error("a room that was empty came back")
+	wantIdle(t, r)
+	if must, _ := r.PublishTo(&a.Member, []byte("b"), make([]byte, LogLimit+1)); !must.Drain() || !must.Note() {
+		t.Errorf("a message larger than the limit obliges to %b, want to note and drain", must)
 	}
 }
 
-func TestIndexByPeerID(t *testing.T) {
-	table := NewTable()
-	var members []*ear
-	for i := range 3 * indexAbove {
-		members = append(members, joinRoom(table, "r", fmt.Sprint(i%10)))
-	}
-	r := members[0].Room()
-	s := new(Scratch)
-	heardBy := func(id string) int {
-		r.PublishTo(&members[0].Member, []byte(id), []byte("x"))
-		flushAll(r, s)
-		n := 0
-		for _, m := range members {
-			n += len(m.take())
+// A log is memory that a peer can make grow. What it costs is its bytes and its
+// entries: tiny messages, or one to many connections of one name, are mostly
+// entries.
+func TestLogLimitBoundsMemory(t *testing.T) {
+	f := func(what string, members int, publish func(r *Room, from *Member) Must) {
+		t.Helper()
+		table := NewTable()
+		var first *ear
+		for range members {
+			if e := joinRoom(table, "r", "x"); first == nil {
+				first = e
+			}
 		}
-		return n
+		r := first.Room()
+		const most = 4 * LogLimit
+		for !publish(r, &first.Member).Drain() {
+			if size := len(r.log.buf) + len(r.log.entries)*int(unsafe.Sizeof(entry{})); size > most {
+				t.Errorf("%s: the log takes %d bytes, %d of them messages, and is not to be drained; want at most %d",
+					what, size, len(r.log.buf), most)
+				return
+			}
+		}
+	}
+	f("empty messages", 2, func(r *Room, from *Member) Must {
+		return r.Publish(from, []byte{0x81, 0})
+	})
+	f("messages to a thousand connections of one peer", 1000, func(r *Room, from *Member) Must {
+		must, _ := r.PublishTo(from, []byte("x"), []byte(`..{"targetPeerId":"x"}`))
+		return must
+	})
+}
+
+// TestTargets takes a room over the size from which it keeps an index and back, by
+// joins and leaves, and looks after each who hears a direct message.
+func TestTargets(t *testing.T) {
+	const names, most = 5, 4 * indexAbove
+	table, s := NewTable(), new(Scratch)
+	var members []*ear
+	var r *Room
+	check := func() {
+		t.Helper()
+		for name := range names + 1 { // one of them nobody has
+			id := fmt.Sprint(name)
+			_, found := r.PublishTo(&members[0].Member, []byte(id), []byte("x"))
+			flushAll(r, s)
+			there := false
+			for i, m := range members {
+				want := ""
+				if m.ID() == id {
+					want, there = "x", true
+				}
+				if got, _ := m.take(); got != want {
+					t.Fatalf("member %d of %d, called %s, heard %q of a message to %s, want %q", i, len(members), m.ID(), got, id, want)
+				}
+			}
+			if found != there {
+				t.Fatalf("a message to %s in a room of %d: found %v, want %v", id, len(members), found, there)
+			}
+		}
+	}
+	leave := func(i int) {
+		table.Leave(&members[i].Member)
+		members = append(members[:i], members[i+1:]...)
+	}
+	for i := range most {
+		members = append(members, joinRoom(table, "r", fmt.Sprint(i%names)))
+		r = members[0].Room()
+		check()
 	}
 	for len(members) > 1 {
-		want := 0
-		for _, m := range members {
-			if m.ID() == "3" {
-				want++
-			}
-		}
-		if got := heardBy("3"); got != want {
-			t.Fatalf("%d of %d members heard it, want %d", got, len(members), want)
-		}
-		gone := len(members) / 2
-		table.Leave(&members[gone].Member)
-		members = append(members[:gone], members[gone+1:]...)
+		leave(len(members) * 2 / 3)
+		check()
+	}
+	for range most { // and up again, one step back for two
+		members = append(members, joinRoom(table, "r", "0"), joinRoom(table, "r", "1"))
+		leave(0)
+		check()
 	}
 }
 
-// TestBigRoom: several goroutines flush a room of more than one chunk, and every
-// member hears everything once and in order.
-func TestBigRoom(t *testing.T) {
+func TestIndexComesAndGoes(t *testing.T) {
 	table := NewTable()
-	var members []*ear
-	for i := range 5*chunk + 7 {
-		members = append(members, joinRoom(table, "r", fmt.Sprint(i)))
-	}
+	members := joinMany(table, indexAbove)
 	r := members[0].Room()
-	var group sync.WaitGroup
-	for round := range 20 {
-		r.Publish(&members[0].Member, fmt.Appendf(nil, "%d;", round))
-		for range 3 {
-			group.Go(func() { flushAll(r, new(Scratch)) })
+	direct := func() { r.PublishTo(&members[0].Member, []byte("0"), []byte("x")) }
+	f := func(when string, want int) {
+		t.Helper()
+		if got := len(r.byID); got != want {
+			t.Errorf("%s: %d names in the index, want %d", when, got, want)
 		}
 	}
-	group.Wait()
-	r.Drain(new(Scratch))
-	var want strings.Builder
-	for round := range 20 {
-		fmt.Fprintf(&want, "%d;", round)
+	direct()
+	f("a direct message in a small room", 0)
+	members = append(members, joinRoom(table, "r", "one more"))
+	f("a larger room without direct messages", 0)
+	direct()
+	f("a direct message in a larger room", indexAbove+1)
+	last := members[len(members)-1]
+	table.Leave(&last.Member)
+	f("one of them has left", indexAbove)
+	for len(r.members) > indexAbove/2 {
+		table.Leave(r.members[len(r.members)-1])
 	}
-	for _, m := range members[1:] {
-		if got := m.take(); got != want.String() {
-			t.Fatalf("%s heard %q, want %q", m.ID(), got, want.String())
-		}
-	}
+	f("half have left", 0)
 }
 
-// TestAgainstModel compares rooms with the plainest program that does the same:
-// a list per member of what it is to hear.
-func TestAgainstModel(t *testing.T) {
-	type modelled struct {
-		*ear
-		want strings.Builder
+func TestIDOfRoomAndMember(t *testing.T) {
+	relayID := []byte("relay")
+	e := new(ear)
+	e.Init("peer", e)
+	if e.Room() != nil {
+		t.Error("a member that has not joined has a room")
 	}
-	for seed := range uint64(60) {
-		rng := rand.New(rand.NewPCG(seed, 1))
-		table, s := NewTable(), new(Scratch)
-		var members []*modelled
-		flush := func() {
-			for _, r := range table.All() {
-				r.Drain(s)
-			}
-			for _, m := range members {
-				if got := m.take(); got != m.want.String() {
-					t.Fatalf("seed %d: %s heard %q, want %q", seed, m.ID(), got, m.want.String())
-				}
-				m.want.Reset()
-			}
-		}
-		for n := range 300 {
-			frame := fmt.Appendf(nil, "%d;", n)
-			switch action := rng.IntN(20); {
-			case action == 0 || len(members) == 0:
-				flush() // who joins now may hear what was published before, or may not
-				members = append(members, &modelled{ear: joinRoom(table, "r", fmt.Sprint(rng.IntN(8)))})
-			case action == 1 && len(members) > 1:
-				flush()
-				i := rng.IntN(len(members))
-				table.Leave(&members[i].Member)
-				members = append(members[:i], members[i+1:]...)
-			case action < 4:
-				flush()
-			case action < 12:
-				from := members[rng.IntN(len(members))]
-				from.Room().Publish(&from.Member, frame)
-				for _, m := range members {
-					if m != from {
-						m.want.Write(frame)
-					}
-				}
-			default:
-				from, id := members[rng.IntN(len(members))], fmt.Sprint(rng.IntN(8))
-				_, found := from.Room().PublishTo(&from.Member, []byte(id), frame)
-				there := false
-				for _, m := range members {
-					if m.ID() == id {
-						m.want.Write(frame)
-						there = true
-					}
-				}
-				if found != there {
-					t.Fatalf("seed %d: found %v, want %v", seed, found, there)
-				}
-			}
-		}
-		flush()
-	}
-}
-
-// TestConcurrentRooms: many join, speak, flush and leave at once. Nobody who stays
-// misses anything or hears it out of order.
-func TestConcurrentRooms(t *testing.T) {
-	const senders, messages = 4, 500
-	table := NewTable()
-	listener := joinRoom(table, "r", "listener")
-	r := listener.Room()
-	var group sync.WaitGroup
-	for i := range senders {
-		group.Go(func() {
-			e, s := joinRoom(table, "r", fmt.Sprint(i)), new(Scratch)
-			for n := range messages {
-				var must Must
-				if n%2 == 0 {
-					must = r.Publish(&e.Member, fmt.Appendf(nil, "%d:%d ", i, n))
-				} else {
-					must, _ = r.PublishTo(&e.Member, []byte("listener"), fmt.Appendf(nil, "%d:%d ", i, n))
-				}
-				if must.Note() {
-					flushAll(r, s)
-				}
-			}
-			table.Leave(&e.Member)
-		})
-		group.Go(func() {
-			for n := range messages {
-				e := joinRoom(table, [...]string{"r", "brief"}[n%2], "x")
-				table.Leave(&e.Member)
-			}
-		})
-	}
-	group.Wait()
-	r.Drain(new(Scratch))
-	var next [senders]int
-	for word := range strings.FieldsSeq(listener.take()) {
-		var from, n int
-		if _, err := fmt.Sscanf(word, "%d:%d", &from, &n); err != nil || n != next[from] {
-			t.Fatalf("heard %q, want number %d of %d", word, next[from], from)
-		}
-		next[from]++
-	}
-	for i, n := range next {
-		if n != messages {
-			t.Errorf("%d messages of %d arrived, want %d", n, i, messages)
-		}
-	}
-	table.Leave(&listener.Member)
-	if rooms, members := table.Rooms(), table.Members(); rooms != 0 || members != 0 {
-		t.Errorf("%d rooms, %d members; want none", rooms, members)
-	}
-}
-
-// deaf is a member whose writes cost nothing.
-type deaf struct{ Member }
-
-func (*deaf) Write([]byte) {}
-
-func deafRoom(n int) []*deaf {
-	table := NewTable()
-	members := make([]*deaf, n)
-	for i := range members {
-		members[i] = new(deaf)
-		members[i].Init(fmt.Sprint(i), members[i])
-		table.Join([]byte("r"), &members[i].Member)
-	}
-	return members
-}
-
-func TestRelayingDoesNotAllocate(t *testing.T) {
-	if raceEnabled {
-		return // the race detector makes sync.Pool forget at random
-	}
-	frame, target := make([]byte, 130), []byte("7")
-	for _, n := range []int{2, 10, 100} {
-		members, s := deafRoom(n), new(Scratch)
-		r := members[0].Room()
-		f := func(what string, publish func()) {
-			t.Helper()
-			once := func() { publish(); flushAll(r, s) }
-			once()
-			if allocs := testing.AllocsPerRun(200, once); allocs >= 1 {
-				t.Errorf("%s in a room of %d: %v allocations, want 0", what, n, allocs)
-			}
-		}
-		f("a broadcast", func() { r.Publish(&members[0].Member, frame) })
-		f("a direct message", func() { r.PublishTo(&members[0].Member, target, frame) })
-		f("a mixture", func() {
-			r.Publish(&members[0].Member, frame)
-			r.PublishTo(&members[1].Member, target, frame)
-			r.Publish(&members[1].Member, frame)
-		})
-	}
-}
-
-func BenchmarkPublish(b *testing.B) {
-	frame := make([]byte, 130)
-	for _, x := range []struct{ members, senders int }{{2, 1}, {10, 1}, {100, 16}, {1000, 1}} {
-		b.Run(fmt.Sprintf("members=%d/senders=%d", x.members, x.senders), func(b *testing.B) {
-			members, s := deafRoom(x.members), new(Scratch)
-			r := members[0].Room()
-			b.ReportAllocs()
-			for b.Loop() {
-				for i := range x.senders {
-					r.Publish(&members[i].Member, frame)
-				}
-				flushAll(r, s)
-			}
-		})
-	}
-}
-
-func BenchmarkPublishTo(b *testing.B) {
-	frame, target := make([]byte, 130), []byte("7")
-	for _, n := range []int{10, 1000} {
-		b.Run(fmt.Sprintf("members=%d", n), func(b *testing.B) {
-			members, s := deafRoom(n), new(Scratch)
-			r := members[0].Room()
-			b.ReportAllocs()
-			for b.Loop() {
-				r.PublishTo(&members[0].Member, target, frame)
-				flushAll(r, s)
-			}
-		})
-	}
-}
-
-func BenchmarkJoinLeave(b *testing.B) {
-	table := NewTable()
-	id := []byte("r")
-	for b.Loop() {
-		m := new(deaf)
-		m.Init("p", m)
-		table.Join(id, &m.Member)
-		table.Leave(&m.Member)
+	NewTable().Join(relayID, &e.Member)
+	copy(relayID, strings.Repeat("x", len(relayID)))
+	if e.Room().ID() != "relay" || e.ID() != "peer" {
+		t.Errorf("got room %q, member %q; want relay, peer", e.Room().ID(), e.ID())
 	}
 }

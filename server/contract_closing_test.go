@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"sync"
 	"testing"
 	"time"
 
@@ -110,23 +111,32 @@ func TestCloseArrives(t *testing.T) {
 	c.wantClose(1002)
 }
 
-// drainable is a relay that the test itself drains.
-func drainable(t *testing.T, environ ...string) (*Server, func(ctx context.Context) error) {
+// drainable is a relay that the test itself drains, once; the result comes on the
+// channel. The relay has ended when the test has.
+func drainable(t *testing.T, environ ...string) (*Server, func(timeout time.Duration) <-chan error) {
 	t.Helper()
 	s, err := Listen(config(t, environ...), zap.NewNop())
 	if err != nil {
 		t.Fatal(err)
 	}
-	drained := false
-	drain := func(ctx context.Context) error {
-		drained = true
-		return s.Drain(ctx)
+	result, ended := make(chan error, 1), make(chan struct{})
+	var once sync.Once
+	drain := func(timeout time.Duration) <-chan error {
+		once.Do(func() {
+			go func() {
+				defer close(ended)
+				ctx, cancel := context.WithTimeout(context.Background(), timeout)
+				defer cancel()
+				result <- s.Drain(ctx)
+			}()
+		})
+		return result
 	}
 	t.Cleanup(func() {
-		if !drained { // the test failed before
-			ctx, cancel := context.WithCancel(context.Background())
-			cancel()
-			_ = s.Drain(ctx)
+		drain(0) // if the test failed before it did
+		<-ended
+		if n := s.Stats().Panics; n > 0 {
+			t.Errorf("%d panics, want none", n)
 		}
 	})
 	return s, drain
@@ -138,7 +148,8 @@ func TestDrain(t *testing.T) {
 	rawPeer, midFrame := open(t, s, "r", "raw"), open(t, s, "r", "mid-frame")
 	midFrame.send(text("never completed")[:7])
 	connecting, idle := dial(t, s), dial(t, s)
-	connecting.send([]byte("GET /v1?rel"))
+	connecting.send([]byte(plainRequest("GET", "/")), []byte("GET /v1?rel"))
+	connecting.response() // so what it sent has been read: else it would be reset
 	idle.send([]byte(plainRequest("GET", "/")))
 	idle.response()
 	say(t, a, "one more thing")
@@ -146,10 +157,7 @@ func TestDrain(t *testing.T) {
 	rawPeer.wantFrame(0x1, "one more thing")
 	midFrame.wantFrame(0x1, "one more thing")
 
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	drained := make(chan error, 1)
-	go func() { drained <- drain(ctx) }()
+	drained := drain(patience)
 	hearClose(t, a, websocket.StatusGoingAway, "server is stopping")
 	hearClose(t, b, websocket.StatusGoingAway, "server is stopping")
 	hearClose(t, alone, websocket.StatusGoingAway, "server is stopping")
@@ -167,6 +175,43 @@ func TestDrain(t *testing.T) {
 	}
 }
 
+// A farewell that falls into the middle of a peer's frame: the rest of it is thrown
+// away, and the peer's close frame behind it is seen.
+func TestDrainMidFrame(t *testing.T) {
+	s, drain := drainable(t)
+	frame := maskedFrame(0x82, repeat("x", 70_000)) // a header of 14 bytes
+	cuts := []int{1, 2, 9, 13, 14, 15, 20, 30_000, len(frame) - 1}
+	var peers []*raw
+	for _, fragmented := range []bool{false, true} {
+		for _, cut := range cuts {
+			c := open(t, s, "r", "p")
+			if fragmented {
+				c.send(maskedFrame(0x01, []byte("begun")))
+			}
+			begun := append([]byte(nil), frame[:cut]...)
+			if fragmented {
+				begun[0] = 0x80 // the end of the message, not a message
+			}
+			c.send(maskedFrame(0x89, nil), begun)
+			c.wantFrame(0xA, "") // so most likely the beginning has been read
+			peers = append(peers, c)
+		}
+	}
+	begin := time.Now()
+	drained := drain(patience)
+	for i, c := range peers {
+		c.wantCloseFrame(1001)
+		c.send(frame[cuts[i%len(cuts)]:], closeFrame(1001, ""))
+		c.ended()
+	}
+	if err := <-drained; err != nil {
+		t.Errorf("drain: %v", err)
+	}
+	if took := time.Since(begin); took > closeTimeout {
+		t.Errorf("drained after %v: close frames were not seen", took)
+	}
+}
+
 // What was published before goes out before the close frame.
 func TestDrainDelivers(t *testing.T) {
 	s, drain := drainable(t)
@@ -181,10 +226,7 @@ func TestDrainDelivers(t *testing.T) {
 	var outsider router.Member
 	outsider.Init("outsider", nil)
 	s.table.All()[0].Publish(&outsider, appendFrame(nil, opText, []byte("last words")))
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	drained := make(chan error, 1)
-	go func() { drained <- drain(ctx) }()
+	drained := drain(patience)
 	for range messages {
 		b.wantFrame(0x1, "message")
 	}
@@ -201,9 +243,7 @@ func TestDrainDelivers(t *testing.T) {
 func TestDrainIsBounded(t *testing.T) {
 	s, drain := drainable(t)
 	stubborn := open(t, s, "r", "stubborn")
-	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
-	defer cancel()
-	if err := drain(ctx); !errors.Is(err, context.DeadlineExceeded) {
+	if err := <-drain(50 * time.Millisecond); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("drain: %v, want that the deadline is exceeded", err)
 	}
 	if op, p := stubborn.frame(); op != 0x8 || string(p) != "\x03\xe9server is stopping" {

@@ -65,6 +65,9 @@ func (l *loop) ring() {
 // read handles what has come for p. A peer that sends faster than it is served
 // has its next turn in the next round: epoll is level-triggered.
 func (l *loop) read(p *peer) {
+	if p.at() == phaseClosed { // also what everything below happens after: see Server.add
+		return
+	}
 	for range readsPerEvent {
 		n, err := receive(p.nb, l.in)
 		if n > 0 {
