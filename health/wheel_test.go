@@ -125,8 +125,9 @@ func TestTickedWheel(t *testing.T) {
 }
 
 func TestNothingBeforeItsTime(t *testing.T) {
-	w := newTurner(4)
+	w := &turner{NewWheel[*sitter](4, step), time.Unix(1000, 0)}
 	all := w.spread(4)
+	w.turn(0, w.see) // the first turn only sets the clock
 	w.turn(step-1, w.see)
 	for i, s := range all {
 		if len(s.visits) != 0 {
@@ -344,7 +345,7 @@ func TestLostTimeIsNotMadeUpFor(t *testing.T) {
 		}
 		visits := 0
 		w.turn(time.Hour, func(s *sitter) { visits++; w.see(s) })
-		if visits == 0 || visits > slots/8+2 {
+		if visits < slots/8 || visits > slots/8+2 {
 			t.Errorf("%d slots: %d visits after an hour was lost, want an eighth of them", slots, visits)
 		}
 		for range slots / 2 {

@@ -134,6 +134,20 @@ func TestPublishInEmptyRoom(t *testing.T) {
 	wantIdle(t, r)
 }
 
+// What comes from one that has just left is for all who are still there.
+func TestPublishAfterLeaving(t *testing.T) {
+	table := NewTable()
+	a, b := joinRoom(table, "r", "a"), joinRoom(table, "r", "b")
+	r := a.Room()
+	table.Leave(&a.Member)
+	if must := r.Publish(&a.Member, []byte("x")); !must.Note() {
+		t.Errorf("a message that one member can hear obliges to %b, want to note the room", must)
+	}
+	flushAll(r, new(Scratch))
+	a.wantHeard(t, "")
+	b.wantHeard(t, "x")
+}
+
 func TestPublishCopies(t *testing.T) {
 	table := NewTable()
 	a, b := joinRoom(table, "r", "a"), joinRoom(table, "r", "b")

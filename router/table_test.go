@@ -111,13 +111,16 @@ func TestManyLeaveAtOnce(t *testing.T) {
 	r.PublishTo(&members[0].Member, []byte("0"), []byte("x")) // build the index
 	flushAll(r, new(Scratch))
 	var group sync.WaitGroup
+	start := make(chan struct{})
 	for i := range leavers {
 		group.Go(func() {
+			<-start
 			for n := i; n < len(members); n += leavers {
 				table.Leave(&members[n].Member)
 			}
 		})
 	}
+	close(start)
 	group.Wait()
 	wantEmptyTable(t, table)
 	wantIdle(t, r)
