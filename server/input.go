@@ -70,6 +70,13 @@ func (p *peer) discard(data []byte) (closeCame bool) {
 		return false
 	}
 	in := p.input()
+	if in.need > 0 { // closed by another goroutine while a frame was coming in
+		if len(in.buf) > 0 {
+			in.skip = int64(in.need - len(in.buf))
+			in.buf = in.buf[:0]
+		}
+		in.need = 0
+	}
 	for len(data) > 0 {
 		if in.skip > 0 {
 			n := min(in.skip, int64(len(data)))
