@@ -159,10 +159,13 @@ func (p *peer) close(f *farewell, final bool) {
 func (p *peer) closeAnswered(code ws.StatusCode) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.at() == phaseOpen {
+	switch p.at() {
+	case phaseOpen:
 		var frame [4]byte
 		p.finish.Store(true)
 		p.closeLocked(closedByPeer, appendClose(frame[:0], code, ""))
+	case phaseClosing: // ours went out while the loop was on its way here
+		p.closeHeard()
 	}
 }
 
@@ -181,8 +184,8 @@ func (p *peer) closeAfter(answer []byte) {
 // is still on its way: the peer closes, or the wheel does.
 func (p *peer) closeLocked(cause closeCause, last []byte) {
 	p.cause.Store(uint32(cause))
+	p.phase.Store(uint32(phaseClosing)) // before the peer can answer
 	p.submit(last)
-	p.phase.Store(uint32(phaseClosing))
 	p.srv.table.Leave(&p.Member)
 	p.sitLocked(seatClosing)
 }
