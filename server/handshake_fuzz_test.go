@@ -160,6 +160,9 @@ func weAreStricter(denied *denial, block []byte, req *http.Request) bool {
 	case denyHeaderLine:
 		_, fields, _ := bytes.Cut(block, []byte("\r\n"))
 		return blankName.Match(fields) || foldedLine.Match(block)
+	case denyRequestLine:
+		// RFC 9112 §3: there is a target. net/http does without one in a CONNECT.
+		return req.RequestURI == ""
 	case denyTarget:
 		return !plainTarget.MatchString(req.RequestURI)
 	case denyLength:
