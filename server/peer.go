@@ -102,7 +102,13 @@ func (p *peer) sendLocked(b []byte) {
 
 func (p *peer) submit(b []byte) {
 	if p.queued.Load() == 0 {
-		n, _ := send(p.nb, b) // an error shows again when nbio writes the rest
+		n, err := send(p.nb, b)
+		if err != 0 && err != syscall.EAGAIN && err != syscall.EINTR {
+			// The socket is broken, as its loop is about to hear, which closes it. Closed
+			// from here, its descriptor could be a new connection's by the time the loop
+			// comes to an event that was meant for the old one: nbio would close that.
+			return
+		}
 		if b = b[n:]; len(b) == 0 {
 			if p.finish.Load() {
 				endSending(p.nb)
