@@ -93,7 +93,7 @@ func FuzzPeek(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text string) {
 		in := []byte(text)
 		if !utf8.Valid(in) || tooDeepForOracle(in) {
-			t.Skip()
+			return // the contract speaks of valid UTF-8, and encoding/json gives up at some depth
 		}
 		wantRoute, wantTarget := peekByEncodingJSON(in)
 		route, target := p.Peek(in)

@@ -107,11 +107,19 @@ func send(c *nbio.Conn, b []byte) (n int, err syscall.Errno) {
 }
 
 // endSending shuts the sending side of the socket: FIN follows what was sent.
-func endSending(c *nbio.Conn) {
+func endSending(c *nbio.Conn) { shutdown(c, syscall.SHUT_WR) }
+
+// hangUp makes the connection's loop close it, at the hang-up that this is. It is
+// how everybody but that loop closes a connection: closed from elsewhere, its
+// descriptor could be a new connection's by the time the loop comes to an event
+// that was meant for the old one, and nbio would close that.
+func hangUp(c *nbio.Conn) { shutdown(c, syscall.SHUT_RDWR) }
+
+func shutdown(c *nbio.Conn, how int) {
 	mu, ok := lockConn(c)
 	defer mu.Unlock()
 	if ok {
-		_ = syscall.Shutdown(c.Hash(), syscall.SHUT_WR)
+		_ = syscall.Shutdown(c.Hash(), how)
 	}
 }
 

@@ -86,8 +86,8 @@ func (p *peer) unlock() {
 }
 
 // sendLocked submits whole frames, or HTTP. What the socket does not take at
-// once is copied by nbio, up to MAX_QUEUE_BYTES; past that nbio closes the
-// connection. It also does so when one write is larger, so that is cut.
+// once is copied by nbio, up to MAX_QUEUE_BYTES; past that the connection is closed.
+// It would be for one write that is larger, too, so that is cut.
 func (p *peer) sendLocked(b []byte) {
 	for most := p.srv.cfg.MaxQueue; len(b) > most; {
 		n := 0
@@ -104,10 +104,7 @@ func (p *peer) submit(b []byte) {
 	if p.queued.Load() == 0 {
 		n, err := send(p.nb, b)
 		if err != 0 && err != syscall.EAGAIN && err != syscall.EINTR {
-			// The socket is broken, as its loop is about to hear, which closes it. Closed
-			// from here, its descriptor could be a new connection's by the time the loop
-			// comes to an event that was meant for the old one: nbio would close that.
-			return
+			return // the socket is broken, as its loop is about to hear, which closes it: see hangUp
 		}
 		if b = b[n:]; len(b) == 0 {
 			if p.finish.Load() {
@@ -116,7 +113,11 @@ func (p *peer) submit(b []byte) {
 			return
 		}
 	}
-	p.queued.Add(int64(len(b)))
+	if p.queued.Add(int64(len(b))) > int64(p.srv.cfg.MaxQueue) {
+		p.cause.Store(uint32(closedSlow)) // and not by nbio's own bound, which closes from here
+		hangUp(p.nb)
+		return
+	}
 	_, _ = p.nb.Write(b) // an error has closed the connection, and onClose follows
 }
 
@@ -152,7 +153,7 @@ func (p *peer) close(f *farewell, final bool) {
 	switch p.at() {
 	case phaseHead:
 		p.cause.Store(uint32(f.cause))
-		_ = p.nb.Close()
+		hangUp(p.nb)
 	case phaseOpen:
 		var frame [maxControlPayload + 2]byte
 		p.awaits = !final
@@ -197,7 +198,7 @@ func (p *peer) closeLocked(cause closeCause, last []byte) {
 }
 
 // closeNow ends a close that has taken too long.
-func (p *peer) closeNow() { _ = p.nb.Close() }
+func (p *peer) closeNow() { hangUp(p.nb) }
 
 // closeHandshake ends a connection that has not sent a complete request in time.
 func (p *peer) closeHandshake() {
@@ -205,7 +206,7 @@ func (p *peer) closeHandshake() {
 	defer p.mu.Unlock()
 	if p.at() == phaseHead {
 		p.cause.Store(uint32(closedHandshake))
-		_ = p.nb.Close()
+		hangUp(p.nb)
 	}
 }
 
@@ -239,9 +240,6 @@ func (p *peer) onClose(err error) {
 	was := p.at()
 	if was == phaseClosed {
 		return
-	}
-	if err == nbio.ErrOverflow {
-		p.cause.Store(uint32(closedSlow))
 	}
 	p.phase.Store(uint32(phaseClosed))
 	p.srv.table.Leave(&p.Member)
