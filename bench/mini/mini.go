@@ -29,12 +29,18 @@ type Relay struct {
 	mu    sync.Mutex
 	peers []*peer
 	fault string
-	held  func() // a delivery put off, to be made after the next
+	held  *held // a delivery put off, to be made after the next from the same peer to the same
 }
 
 type peer struct {
 	room, id string
 	conn     *websocket.Conn
+}
+
+type held struct {
+	from, to *peer
+	kind     websocket.MessageType
+	b        []byte
 }
 
 // New returns a relay that commits one fault.
@@ -104,7 +110,7 @@ func (r *Relay) relay(from *peer, kind websocket.MessageType, b []byte) {
 			}
 			continue
 		}
-		r.deliver(p, kind, b)
+		r.deliver(from, p, kind, b)
 	}
 }
 
@@ -117,7 +123,7 @@ func (r *Relay) commit(fault string) bool {
 	return true
 }
 
-func (r *Relay) deliver(p *peer, kind websocket.MessageType, b []byte) {
+func (r *Relay) deliver(from, p *peer, kind websocket.MessageType, b []byte) {
 	switch {
 	case r.commit(Lose):
 		return
@@ -130,15 +136,13 @@ func (r *Relay) deliver(p *peer, kind websocket.MessageType, b []byte) {
 		p.conn.Close(websocket.StatusPolicyViolation, "too slow")
 		return
 	case r.commit(Reorder):
-		r.held = func() { send(p, kind, b) }
+		r.held = &held{from: from, to: p, kind: kind, b: bytes.Clone(b)}
 		return
 	}
 	send(p, kind, b)
-	if r.held != nil && kind == websocket.MessageText {
-		// Only a later message to the same peer makes it late; deliveries to others do not matter.
-		later := r.held
+	if late := r.held; late != nil && late.from == from && late.to == p {
 		r.held = nil
-		later()
+		send(p, late.kind, late.b)
 	}
 }
 

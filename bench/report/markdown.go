@@ -95,7 +95,7 @@ func (r *Report) Markdown(charts []Chart) string {
 	for _, s := range r.Servers {
 		version := s.Version
 		if s.Error != "" {
-			version = "**not measured:** " + firstLine(s.Error)
+			version = "**not measured:** " + oneLine(s.Error)
 		}
 		fmt.Fprintf(&b, "| %s | %s | %s |\n", s.Name, pipes(s.About), pipes(version))
 	}

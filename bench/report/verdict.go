@@ -91,7 +91,7 @@ func (s *Scenario) failures() string {
 		r := &s.Results[i]
 		for k := range r.Rounds {
 			if x := &r.Rounds[k]; x.Failed() {
-				out = append(out, r.Server+": "+firstLine(x.fault()))
+				out = append(out, r.Server+": "+oneLine(x.fault()))
 				break
 			}
 		}
@@ -266,7 +266,12 @@ func upperFirst(s string) string {
 	return strings.ToUpper(s[:1]) + s[1:]
 }
 
-func firstLine(s string) string {
-	line, _, _ := strings.Cut(s, "\n")
-	return line
+// oneLine makes a fault that quotes a server's output fit for a sentence.
+func oneLine(s string) string {
+	const most = 400
+	s = strings.Join(strings.Fields(s), " ")
+	if len(s) > most {
+		s = strings.ToValidUTF8(s[:most], "") + "…"
+	}
+	return s
 }
