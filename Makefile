@@ -44,11 +44,11 @@ fuzz: ## a short run of every fuzz target (FUZZTIME each)
 
 check: lint race fuzz ## lint, race, fuzz: all that make test leaves out
 
-bench: build ## measure relaygate beside other relays; CONNS=100000 for more silent peers
+bench: ## measure relaygate beside other relays; CONNS=100000 for more silent peers
 	$(GO) build -o bin/bench ./bench
 	bin/bench -conns $(CONNS)
 
-bench-quick: build ## the same in under a minute, against gws alone
+bench-quick: ## the same in under a minute, against gws alone
 	$(GO) build -o bin/bench ./bench
 	bin/bench -quick
 

@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
@@ -26,8 +28,9 @@ type bench struct {
 	logs      string // directory of the servers' output
 	fleets    int    // load fleets started so far, which keeps relay ids apart
 
-	saturation float64 // messages per second, of the reference server (latency)
-	report     report.Report
+	saturation   float64 // messages per second, of the reference server (latency)
+	uncalibrated error   // why there is no saturation
+	report       report.Report
 }
 
 func newBench(opt *options) (*bench, error) {
@@ -50,9 +53,12 @@ func newBench(opt *options) (*bench, error) {
 // run measures and writes the report, also when it is interrupted, and returns the exit status.
 func (b *bench) run(ctx context.Context) int {
 	began := time.Now()
-	dir := filepath.Join(b.opt.out, began.Format("2006-01-02T15-04-05"))
-	b.logs = filepath.Join(dir, "logs")
-	if err := os.MkdirAll(b.logs, 0o755); err != nil {
+	dir, err := newDir(b.opt.out, began)
+	if err == nil {
+		b.logs = filepath.Join(dir, "logs")
+		err = os.Mkdir(b.logs, 0o755)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		return 1
 	}
@@ -84,6 +90,22 @@ func (b *bench) run(ctx context.Context) int {
 	return 0
 }
 
+// newDir makes a directory of its own for a run.
+func newDir(out string, began time.Time) (string, error) {
+	if err := os.MkdirAll(out, 0o755); err != nil {
+		return "", err
+	}
+	base := filepath.Join(out, began.Format("2006-01-02T15-04-05"))
+	dir := base
+	for n := 2; ; n++ {
+		err := os.Mkdir(dir, 0o755)
+		if !errors.Is(err, os.ErrExist) || n > 1000 {
+			return dir, err
+		}
+		dir = fmt.Sprintf("%s-%d", base, n)
+	}
+}
+
 func (b *bench) outcome() string {
 	switch {
 	case b.report.Interrupted && b.report.Failed():
@@ -108,12 +130,14 @@ func (b *bench) buildAll(ctx context.Context) {
 				b.progress.line("%v", err)
 			}
 		}
-		if s.url == "" && entry.Error == "" {
-			entry.Version = s.version()
+		if s.url == "" && entry.Error == "" && ctx.Err() == nil {
 			entry.Command = strings.Join(append([]string{s.path}, s.args...), " ")
-			if _, err := os.Stat(s.path); err != nil {
+			if path, err := exec.LookPath(s.path); err != nil {
 				entry.Error = err.Error()
 				b.progress.line("%s: %v", s.name, err)
+			} else {
+				s.path = path
+				entry.Version = s.version()
 			}
 		}
 		b.report.Servers = append(b.report.Servers, entry)
@@ -148,6 +172,10 @@ func (b *bench) measureAll(ctx context.Context) {
 		})
 		for _, s := range servers {
 			b.results().Results = append(b.results().Results, report.Result{Server: s.name})
+		}
+		if sc.kind != idle && !b.fits(sc) {
+			b.progress.skip(b.rounds(sc)*len(servers), b.seconds(sc))
+			continue
 		}
 		for round := range b.rounds(sc) {
 			if sc.kind == steady {
@@ -190,7 +218,7 @@ func (b *bench) steadyRound(ctx context.Context, sc scenario, servers []server, 
 	var results []*report.Result
 	for i, s := range servers {
 		if res := &b.results().Results[i]; res.Gone() {
-			b.progress.skip(b.seconds(sc))
+			b.progress.skip(1, b.seconds(sc))
 		} else {
 			usable, results = append(usable, s), append(results, res)
 		}
@@ -217,7 +245,7 @@ func (b *bench) steadyRound(ctx context.Context, sc scenario, servers []server, 
 func (b *bench) measureOne(ctx context.Context, sc scenario, s server, res *report.Result, round int) {
 	seconds := b.seconds(sc)
 	if res.Gone() {
-		b.progress.skip(seconds)
+		b.progress.skip(1, seconds)
 		return
 	}
 	b.progress.begin(seconds, 1, "%s, round %d of %d, %s", sc.name, round+1, b.rounds(sc), s.name)
@@ -251,7 +279,7 @@ func (b *bench) seconds(sc scenario) float64 {
 	case latency:
 		// One round has all rates, the others have one.
 		rounds := float64(b.rounds(sc))
-		return 0.6 + (float64(len(shares)-1)*(one+warm)+rounds*(2*one+warm))/rounds
+		return 0.6 + (min(float64(curveRounds), rounds)*float64(len(shares)-1)*(one+warm)+rounds*(2*one+warm))/rounds
 	case slow:
 		return 0.9 + (2+stuckFor)*one
 	case connect:
@@ -278,9 +306,34 @@ func (b *bench) tidyLogs() {
 	}
 }
 
+// fits tells whether a scenario's connections are within this machine's limits; what is in the way is noted.
+func (b *bench) fits(sc scenario) bool {
+	findings, fits := b.limits.Check(sc.shape.Conns(), b.opt.pairs(), b.perConn())
+	if fits >= sc.shape.Conns() {
+		return true
+	}
+	for _, f := range findings {
+		if f.Fix != "" {
+			text := fmt.Sprintf("Left out: %d connections do not fit: %s (%s) allows %d. To raise it: %s", sc.shape.Conns(), f.Limit, f.Have, f.Fits, f.Fix)
+			b.note(text)
+			b.progress.line("%s: %s", sc.name, text)
+		}
+	}
+	return false
+}
+
+// perConn is what the most expensive server takes for a connection, in bytes.
+func (b *bench) perConn() int {
+	most := 0
+	for _, s := range b.servers {
+		most = max(most, s.perConn)
+	}
+	return most
+}
+
 // fitting is how many idle peers this machine's limits allow; what is in the way is reported once.
 func (b *bench) fitting(sc scenario) int {
-	findings, fits := b.limits.Check(b.opt.conns, b.opt.pairs())
+	findings, fits := b.limits.Check(b.opt.conns, b.opt.pairs(), b.perConn())
 	for _, f := range findings {
 		if f.Fix != "" {
 			text := fmt.Sprintf("%d peers do not fit: %s (%s) allows %d. To raise it: %s", b.opt.conns, f.Limit, f.Have, f.Fits, f.Fix)

@@ -17,11 +17,11 @@ import (
 func (b *bench) describe(began time.Time) {
 	r := &b.report
 	r.Schema, r.Started = report.Schema, began
-	r.Command = "bin/bench " + strings.Join(os.Args[1:], " ")
+	r.Command = b.opt.commandLine(os.Args[1:])
 	r.Machine = machine(b.limits)
 	r.Method = report.Method{
 		ServerCPUs: b.opt.serverCPUs, LoadCPUs: b.opt.loadCPUs, Duration: b.opt.duration.Seconds(),
-		Target: b.opt.targetURL != "", Warmup: b.opt.warmup.Seconds(), Rounds: b.opt.rounds, Heartbeat: b.opt.heartbeat.Seconds(),
+		Target: b.opt.targetURL != "", Warmup: b.opt.warmup.Seconds(), Rounds: b.opt.rounds, Heartbeat: b.opt.heartbeat.Seconds(), Conns: b.opt.conns,
 	}
 	if len(without(b.opt.serverCPUs, b.opt.loadCPUs)) < len(b.opt.serverCPUs) {
 		r.Notes = append(r.Notes, "Servers and load share a CPU: CPU per delivery holds, throughput and latency include the load's own work.")
@@ -65,7 +65,7 @@ func machine(l host.Limits) report.Machine {
 
 // command is how to measure one scenario again: the flags of this run, and the scenario's name.
 func (b *bench) command(sc scenario) string {
-	words := []string{"bin/bench", "-run", "'^" + sc.name + "$'"}
+	words := []string{"-run", "^" + sc.name + "$"}
 	add := func(name, value string) {
 		if b.opt.set[name] {
 			words = append(words, "-"+name, value)
@@ -86,7 +86,31 @@ func (b *bench) command(sc scenario) string {
 	add("timeout", b.opt.timeout.String())
 	add("server-cpus", host.FormatCPUs(b.opt.serverCPUs))
 	add("load-cpus", host.FormatCPUs(b.opt.loadCPUs))
+	if n := len(b.opt.addresses); n > 0 {
+		add("addresses", b.opt.addresses[0]+"-"+b.opt.addresses[n-1])
+	}
+	add("secret", b.opt.secret)
+	return b.opt.commandLine(words)
+}
+
+// commandLine is bench with these arguments, ready to be pasted into a shell; but the secret stays one.
+func (o *options) commandLine(args []string) string {
+	words := []string{"bin/bench"}
+	for _, a := range args {
+		if o.secret != "" {
+			a = strings.ReplaceAll(a, o.secret, "SECRET")
+		}
+		if a == "" || strings.ContainsFunc(a, special) {
+			a = "'" + strings.ReplaceAll(a, "'", `'\''`) + "'"
+		}
+		words = append(words, a)
+	}
 	return strings.Join(words, " ")
+}
+
+// special tells whether a character means something to a shell.
+func special(r rune) bool {
+	return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("-_=+:,./@%", r))
 }
 
 // limits are this machine's; the open files are those of the -target, whose process has its own limit.
@@ -109,7 +133,13 @@ func (o *options) pairs() int {
 
 // doctor prints which limits stand in the way of -conns and returns 1 if one does.
 func doctor(l host.Limits, o *options) int {
-	findings, fits := l.Check(o.conns, o.pairs())
+	perConn := 0
+	if servers, err := chooseServers(o.servers, o.repo, o.bin); err == nil && o.targetURL == "" {
+		for _, s := range servers {
+			perConn = max(perConn, s.perConn)
+		}
+	}
+	findings, fits := l.Check(o.conns, o.pairs(), perConn)
 	fmt.Printf("%d connections on this machine:\n", o.conns)
 	for _, f := range findings {
 		if f.Fix == "" {

@@ -197,6 +197,7 @@ func sum(replies []load.Reply) load.Reply {
 		m.Bytes += r.Marks.Bytes
 		m.Reads += r.Marks.Reads
 		m.Joins += r.Marks.Joins
+		m.Pings += r.Marks.Pings
 		m.Dropped += r.Marks.Dropped
 		m.Cut += r.Marks.Cut
 		m.Open += r.Marks.Open

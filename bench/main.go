@@ -69,6 +69,7 @@ func run(args []string) int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second Ctrl-C ends us at once, and the kernel our children
 	b, err := newBench(opt)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -77,7 +78,7 @@ func run(args []string) int {
 	return b.run(ctx)
 }
 
-// compare prints what changed from the old report to the new one; 1 means that something got worse.
+// compare prints what changed from the old report to the new one, and returns the exit status of a gate.
 func compare(old, new string) int {
 	a, err := report.Read(old)
 	if err != nil {
@@ -89,12 +90,9 @@ func compare(old, new string) int {
 		fmt.Fprintln(os.Stderr, "bench: -compare:", err)
 		return 2
 	}
-	text, worse := report.Changes(report.Compare(a, b))
-	fmt.Print(text)
-	if worse || b.Failed() {
-		return 1
-	}
-	return 0
+	c := report.Compare(a, b)
+	fmt.Print(c)
+	return c.Status()
 }
 
 // render writes a report's pages again from its figures.

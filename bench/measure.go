@@ -60,8 +60,16 @@ func (b *bench) loaders(conns, rooms int) int {
 	return max((conns+per-1)/per, min(len(b.opt.loadCPUs), rooms), 1)
 }
 
-// look reads all counters; reset starts the histograms anew.
-func (s *session) look(ctx context.Context, reset bool) (window, error) {
+// edge says which end of a measurement a look is at: histograms hold the messages that were due in between.
+type edge bool
+
+const (
+	begins edge = true
+	ends   edge = false
+)
+
+// look reads all counters.
+func (s *session) look(ctx context.Context, at edge) (window, error) {
 	var w window
 	if s.t.proc != nil {
 		w.log = s.t.proc.logSize()
@@ -70,7 +78,7 @@ func (s *session) look(ctx context.Context, reset bool) (window, error) {
 		w.user, w.system, _ = host.UserSystem(s.t.pid)
 	}
 	w.all, w.stolen, _ = host.Machine()
-	r, err := s.fleet.all(ctx, s.b.opt.timeout, load.Command{Do: load.DoMark, Reset: reset, PID: s.t.pid})
+	r, err := s.fleet.all(ctx, s.b.opt.timeout, load.Command{Do: load.DoMark, Reset: at == begins, Until: at == ends, PID: s.t.pid})
 	w.marks = r.Marks
 	return w, err
 }
@@ -104,6 +112,9 @@ func (t *totals) add(from, to window) {
 	t.stolen += (to.stolen - from.stolen).Seconds()
 }
 
+// loadFull is the share of its CPUs at which the load may be what limits a closed loop, unless the server is as busy.
+const loadFull = 0.9
+
 // measured turns totals into the metrics every scenario has.
 func (s *session) measured(r *report.Round, t totals) {
 	r.Metrics[report.Deliveries] = t.delivered / t.seconds
@@ -113,13 +124,14 @@ func (s *session) measured(r *report.Round, t totals) {
 	// A load process has one thread: it is full at one CPU, even when there are more.
 	full := float64(min(len(s.b.opt.loadCPUs), len(s.fleet.loaders)))
 	r.Metrics[report.LoadCPU] = t.load / t.seconds / full
+	r.LoadBound = r.Metrics[report.LoadCPU] > loadFull
 	if s.t.pid == 0 || t.cpu <= 0 {
 		return
 	}
 	if t.delivered > 0 {
 		r.Metrics[report.CPUPerDelivery] = t.cpu * 1e6 / t.delivered
 	}
-	busy := t.cpu / t.seconds / float64(len(s.b.opt.serverCPUs))
+	busy := t.cpu / t.seconds / float64(s.t.cpus)
 	r.Metrics[report.ServerCPU] = busy
 	from, to := t.first, t.last
 	if ticks := to.user + to.system - from.user - from.system; ticks > 0 {
@@ -132,7 +144,7 @@ func (s *session) measured(r *report.Round, t totals) {
 	others := max(t.all-t.cpu-t.load, 0) / t.seconds
 	r.Metrics[report.OtherCPU], r.Metrics[report.Stolen] = others, t.stolen/t.seconds
 	r.Disturbed = others+t.stolen/t.seconds > 0.1
-	r.LoadBound = r.Metrics[report.LoadCPU] > 0.9 && busy < 0.9
+	r.LoadBound = r.LoadBound && busy < loadFull
 }
 
 // between is the totals of a single span.
@@ -141,11 +153,15 @@ func between(from, to window) (t totals) {
 	return t
 }
 
-// halt stops the traffic and takes the verdict of the checks.
-func (s *session) halt(ctx context.Context, r *report.Round) error {
+// halt stops the traffic, waits for what is under way and takes the verdict of the checks. A server that has ended by
+// then is an error, whatever else it broke by that.
+func (s *session) halt(ctx context.Context, r *report.Round) (load.Marks, error) {
 	t, err := s.fleet.all(ctx, s.b.opt.timeout, load.Command{Do: load.DoHalt})
 	r.Violations = t.Violations
-	return err
+	if err == nil && s.t.proc != nil && r.Violations.Total() > 0 {
+		err = s.t.proc.ended()
+	}
+	return t.Marks, err
 }
 
 // pause waits, or returns early when the run is interrupted.

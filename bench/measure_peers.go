@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"math"
 	"time"
 
 	"relaygate/bench/host"
@@ -27,7 +28,7 @@ func (b *bench) measureConnect(ctx context.Context, sc scenario, srv server) (r 
 	}
 	if used := s.t.cpu() - before; used > 0 {
 		r.Metrics[report.HandshakesPerCPU] = n / used.Seconds()
-		r.Metrics[report.ServerCPU] = used.Seconds() / (float64(t.Took) / 1e9) / float64(len(b.opt.serverCPUs))
+		r.Metrics[report.ServerCPU] = used.Seconds() / (float64(t.Took) / 1e9) / float64(s.t.cpus)
 	}
 	r.Metrics[report.Handshakes] = n / (float64(t.Took) / 1e9)
 
@@ -62,7 +63,7 @@ func (s *session) broadcastAll(ctx context.Context, r *report.Round, peers int) 
 		return err
 	}
 	r.Metrics[report.BroadcastsServed] = float64(t.Opened)
-	if err := s.halt(ctx, r); err != nil {
+	if _, err := s.halt(ctx, r); err != nil {
 		return err
 	}
 	if t.Opened < peers && r.Violations.Total() == 0 {
@@ -116,6 +117,9 @@ func (b *bench) measureIdle(ctx context.Context, sc scenario, srv server) (r rep
 		r.Metrics[report.ResidentPerPeer] = points[len(points)-1].Y / float64(peers)
 		r.Metrics[report.ResidentSlope] = report.Slope(points)
 		r.Metrics[report.Empty] = float64(empty) / (1 << 20)
+		if s.t.proc == nil {
+			b.note("The target ran before: what it had freed and uses again is not in its figures per peer. Measure a relay that has just been started.")
+		}
 	}
 	if err = s.heartbeats(ctx, &r, peers); err != nil {
 		return r, err
@@ -134,14 +138,24 @@ func (b *bench) connected(peers int, took time.Duration) {
 	}
 }
 
-// heartbeats measures one interval of pings and pongs and scales it to the contract's 30 s.
+// heartbeats measures one interval of pings and pongs and scales it to the contract's 30 s. Without a ping to about every
+// peer there is no figure: silence is cheap.
 func (s *session) heartbeats(ctx context.Context, r *report.Round, peers int) error {
+	from, err := s.fleet.all(ctx, s.b.opt.timeout, load.Command{Do: load.DoMark})
+	if err != nil {
+		return err
+	}
 	before, began := s.t.cpu(), time.Now()
 	if err := pause(ctx, s.b.opt.heartbeat); err != nil {
 		return err
 	}
 	used, took := s.t.cpu()-before, time.Since(began)
-	if used > 0 {
+	to, err := s.fleet.all(ctx, s.b.opt.timeout, load.Command{Do: load.DoMark})
+	if err != nil {
+		return err
+	}
+	r.Metrics[report.Pinged] = float64(to.Marks.Pings-from.Marks.Pings) / float64(peers)
+	if used > 0 && math.Abs(r.Metrics[report.Pinged]-1) < 0.25 {
 		each := used.Seconds() / took.Seconds() * s.b.opt.heartbeat.Seconds() / float64(peers)
 		r.Metrics[report.HeartbeatCPU] = each * 1e6
 		r.Metrics[report.HeartbeatShare] = each * 100000 / 30

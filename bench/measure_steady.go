@@ -23,6 +23,7 @@ func (o *options) turns() int { return max(int(o.duration/turnLength), 1) }
 // steadyRun is one server in a round of a closed loop.
 type steadyRun struct {
 	s     *session // nil once it has failed
+	done  bool     // it broke a promise: no need to go on
 	round report.Round
 	total totals
 }
@@ -51,7 +52,7 @@ func (b *bench) measureSteady(ctx context.Context, sc scenario, servers []server
 	}
 	for n := range b.opt.turns() {
 		for i := range runs {
-			if x := &runs[(i+first+n)%len(runs)]; x.s != nil && ctx.Err() == nil {
+			if x := &runs[(i+first+n)%len(runs)]; x.s != nil && !x.done && ctx.Err() == nil {
 				x.check(x.turn(ctx, sc, n == 0))
 			}
 		}
@@ -99,5 +100,7 @@ func (x *steadyRun) turn(ctx context.Context, sc scenario, isFirst bool) error {
 		return err
 	}
 	x.total.add(from, to)
-	return s.halt(ctx, &x.round)
+	_, err = s.halt(ctx, &x.round)
+	x.done = x.round.Violations.Total() > 0
+	return err
 }

@@ -67,6 +67,9 @@ func TestScenariosAreSane(t *testing.T) {
 	if _, err := pick("(", false); err == nil {
 		t.Error("a malformed pattern is taken")
 	}
+	if _, err := pick("idle", true); err == nil || !strings.Contains(err.Error(), "left out with -quick") {
+		t.Errorf("idle with -quick: %v", err)
+	}
 	if some, err := pick("fanout", true); err != nil || len(some) != 2 {
 		t.Errorf("fanout picks %d scenarios, %v; want 2", len(some), err)
 	}
@@ -77,7 +80,7 @@ func TestChooseServers(t *testing.T) {
 	if err != nil || len(all) != 2 || all[1].path != "/bin/mine" || len(all[1].args) != 1 {
 		t.Errorf("%+v, %v", all, err)
 	}
-	for _, bad := range []string{"nobody", "gws,gws", "=x", "x="} {
+	for _, bad := range []string{"nobody", "gws,gws", "=x", "x=", "a/b=x"} {
 		if _, err := chooseServers(bad, ".", "bin"); err == nil {
 			t.Errorf("-servers %s is taken", bad)
 		}
@@ -101,7 +104,7 @@ func TestLimits(t *testing.T) {
 	}
 	l := host.ReadLimits(root)
 	l.OpenFiles = 1024
-	findings, fits := l.Check(100_000, 0)
+	findings, fits := l.Check(100_000, 0, 0)
 	if fits >= 1024 {
 		t.Errorf("%d connections fit into 1,024 open files and 1,000 tracked ones", fits)
 	}
@@ -115,7 +118,7 @@ func TestLimits(t *testing.T) {
 		}
 	}
 	l.OpenFiles, l.ConntrackMax = 1_000_000, 0
-	if findings, fits := l.Check(10_000, 0); fits < 10_000 {
+	if findings, fits := l.Check(10_000, 0, 0); fits < 10_000 {
 		t.Errorf("10,000 connections do not fit: %d, %+v", fits, findings)
 	}
 }

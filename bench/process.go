@@ -154,6 +154,15 @@ func (p *process) alive() error {
 	}
 }
 
+// ended is alive for a server that has just been seen to misbehave: its end may be reported a moment later.
+func (p *process) ended() error {
+	select {
+	case <-p.dead:
+	case <-time.After(200 * time.Millisecond):
+	}
+	return p.alive()
+}
+
 // stop asks the server to end, and makes it.
 func (p *process) stop() {
 	p.cmd.Process.Signal(syscall.SIGTERM)

@@ -88,9 +88,10 @@ func (p *progress) end(figure string) {
 	}
 }
 
-func (p *progress) skip(seconds float64) {
-	p.count++
-	p.over += seconds
+// skip passes over a number of measurements, each planned for so many seconds.
+func (p *progress) skip(measurements int, seconds float64) {
+	p.count += measurements
+	p.over += float64(measurements) * seconds
 }
 
 // left scales the plan by how it went so far.

@@ -151,6 +151,9 @@ func TestRunEveryKind(t *testing.T) {
 				t.Errorf("%s of %s: %+v", s.Name, res.Server, res.Rounds)
 				continue
 			}
+			if _, ok := res.Summary[report.HeartbeatCPU]; ok {
+				t.Errorf("a cost of heartbeats of %s, which sends none", res.Server)
+			}
 			// A quick server may leave no sample of CPU in so short a time, but its messages count.
 			if v, ok := res.Summary[s.Primary]; s.Name != "idle" && (!ok || v.Median <= 0) {
 				t.Errorf("%s of %s: no %s in %v", s.Name, res.Server, s.Primary, res.Summary)
@@ -188,6 +191,10 @@ func TestRunFailsOnFaults(t *testing.T) {
 	f("chat", mini.Close, "disconnected")
 	f("direct", mini.Stranger, "to a stranger")
 	f("direct", mini.WrongRoom, "to a stranger")
+	f("chat", mini.Crash, "faulty ended (exit status 7); its last lines: a crash to order")
+	f("latency", mini.Leak, "lost")
+	f("pair", mini.Binary, "corrupted")
+	f("churn", mini.Refuse, "not let in again")
 }
 
 // TestRunWithServersThatDoNotRun: one that cannot be measured is a failure that says why; the others are measured.

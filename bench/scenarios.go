@@ -95,7 +95,7 @@ var scenarios = []scenario{
 		shape: load.Shape{Rooms: 300, Peers: 10, Senders: 1, Window: 1, Size: small},
 	},
 	{
-		name: "idle", kind: idle, primary: report.ResidentPerPeer, rounds: 1,
+		name: "idle", kind: idle, primary: report.ResidentPerPeer, rounds: 2,
 		about: "silent peers in rooms of 10 at three sizes; heartbeats answered; at the end one broadcast per room",
 		shape: load.Shape{Peers: 10, Senders: 1, Window: 1, Size: small},
 	},
@@ -107,11 +107,18 @@ func pick(pattern string, quick bool) ([]scenario, error) {
 	if err != nil {
 		return nil, fmt.Errorf("-run: %w", err)
 	}
-	var out []scenario
+	var out, slow []scenario
 	for _, s := range scenarios {
-		if re.MatchString(s.name) && (s.quick || !quick) {
+		switch {
+		case !re.MatchString(s.name):
+		case quick && !s.quick:
+			slow = append(slow, s)
+		default:
 			out = append(out, s)
 		}
+	}
+	if len(out) == 0 && len(slow) > 0 {
+		return nil, fmt.Errorf("-run %q: %s is left out with -quick", pattern, slow[0].name)
 	}
 	if len(out) == 0 {
 		return nil, fmt.Errorf("-run %q: no scenario has such a name (-list shows them)", pattern)

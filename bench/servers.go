@@ -7,7 +7,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
+	"syscall"
+	"time"
 )
 
 // server is a relay to measure.
@@ -21,6 +24,9 @@ type server struct {
 	module string   // whose version is reported
 	url    string   // a running relay (-target) instead of all this
 	pid    int
+
+	// perConn is roughly what a silent connection takes of its memory, in bytes; to tell what fits, nothing else.
+	perConn int
 }
 
 // subject is the name of the relay that the others are compared with.
@@ -28,22 +34,28 @@ const subject = "relaygate"
 
 // known are the servers that make bench measures. Their binaries go to bin/peers.
 func known(repo, bin string) []server {
-	peer := func(name, module, about string) server {
+	peer := func(name, module string, perConn int, about string) server {
 		path := filepath.Join(bin, "peers", name)
 		return server{
-			name: name, about: about, path: path, module: module,
+			name: name, about: about, path: path, module: module, perConn: perConn,
 			build: []string{"build", "-C", filepath.Join(repo, "bench", "peers"), "-o", path, "./" + name},
 		}
 	}
 	own := filepath.Join(bin, "peers", subject)
 	return []server{
-		{name: subject, about: "this relay", path: own, module: "github.com/lesismal/nbio", build: []string{"build", "-C", repo, "-o", own, "."}},
-		peer("gws", "github.com/lxzan/gws", "lxzan/gws: event handler and a goroutine per connection"),
-		peer("gorilla", "github.com/gorilla/websocket", "gorilla/websocket: hub, and two goroutines per connection"),
-		peer("coder", "github.com/coder/websocket", "coder/websocket: two goroutines per connection"),
-		peer("nbhttp", "github.com/lesismal/nbio", "nbio with nbhttp/websocket and WriteMessage: an event loop"),
+		{
+			name: subject, about: "this relay", path: own, module: "github.com/lesismal/nbio", perConn: 1 << 10,
+			build: []string{"build", "-C", repo, "-trimpath", "-ldflags", "-s -w", "-o", own, "."}, // as make build does
+		},
+		peer("gws", "github.com/lxzan/gws", 10<<10, "lxzan/gws: event handler and a goroutine per connection"),
+		peer("gorilla", "github.com/gorilla/websocket", 14<<10, "gorilla/websocket: hub, and two goroutines per connection"),
+		peer("coder", "github.com/coder/websocket", 24<<10, "coder/websocket: two goroutines per connection"),
+		peer("nbhttp", "github.com/lesismal/nbio", 2<<10, "nbio with nbhttp/websocket and WriteMessage: an event loop"),
 	}
 }
+
+// serverName is what can be part of a file's name.
+var serverName = regexp.MustCompile(`^[A-Za-z0-9._-]+$`)
 
 // chooseServers reads the -servers list: known names, or name=command for another one that takes HOST and PORT.
 func chooseServers(list, repo, bin string) ([]server, error) {
@@ -53,16 +65,19 @@ func chooseServers(list, repo, bin string) ([]server, error) {
 next:
 	for name := range strings.SplitSeq(list, ",") {
 		name, command, custom := strings.Cut(strings.TrimSpace(name), "=")
+		if !serverName.MatchString(name) {
+			return nil, fmt.Errorf("-servers: %q is no name (letters, digits, . _ -)", name)
+		}
 		if seen[name] {
 			return nil, fmt.Errorf("-servers: %s is listed twice", name)
 		}
 		seen[name] = true
 		if custom {
 			words := strings.Fields(command)
-			if name == "" || len(words) == 0 {
+			if len(words) == 0 {
 				return nil, fmt.Errorf("-servers: %q is not name=command", name+"="+command)
 			}
-			out = append(out, server{name: name, about: command, path: words[0], args: words[1:]})
+			out = append(out, server{name: name, about: command, path: words[0], args: words[1:], perConn: 24 << 10})
 			continue
 		}
 		for _, s := range all {
@@ -92,6 +107,10 @@ func (s *server) make(ctx context.Context) error {
 		}
 	}
 	build := exec.CommandContext(ctx, "go", args...)
+	// Ctrl-C is for us: the compilers that go has started end with it.
+	build.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	build.Cancel = func() error { return syscall.Kill(-build.Process.Pid, syscall.SIGTERM) }
+	build.WaitDelay = 2 * time.Second
 	build.Env = append(os.Environ(), "CGO_ENABLED=0") // static, as the product is shipped
 	out, err := build.CombinedOutput()
 	if err != nil {
@@ -111,6 +130,9 @@ func (s *server) version() string {
 		return "not a Go binary"
 	}
 	v := info.GoVersion
+	if s.name == subject {
+		v = info.Main.Version + ", " + v // the commit, and whether it was changed
+	}
 	for _, d := range info.Deps {
 		if d.Path == s.module {
 			v += ", " + strings.TrimPrefix(d.Path, "github.com/") + " " + d.Version

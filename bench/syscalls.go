@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -80,8 +81,11 @@ func (b *bench) countSyscalls(ctx context.Context, sc scenario, srv server) (per
 		return 0, err
 	}
 	calls, err := parseStrace(string(out))
-	if err != nil || t.Marks.Delivered == 0 {
-		return 0, fmt.Errorf("nothing counted: %w", err)
+	if err != nil {
+		return 0, err
+	}
+	if t.Marks.Delivered == 0 {
+		return 0, errors.New("no message was delivered under strace")
 	}
 	return float64(calls) / float64(t.Marks.Delivered), nil
 }

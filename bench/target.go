@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"relaygate/bench/host"
 	"relaygate/bench/load"
 )
 
@@ -16,6 +17,7 @@ import (
 type target struct {
 	proc       *process // nil for a running one
 	pid        int      // 0: unknown, so there are no CPU and memory figures
+	cpus       int      // how many CPUs it may use
 	hostHeader string
 	path       string
 	query      string
@@ -34,7 +36,7 @@ func (b *bench) open(ctx context.Context, s server, env ...string) (*target, err
 		return nil, err
 	}
 	at := net.JoinHostPort("127.0.0.1", strconv.Itoa(p.port))
-	return &target{proc: p, pid: p.pid, path: "/v1", hostHeader: at, sources: b.sources(), targets: []string{at}, perPair: b.limits.PerPair()}, nil
+	return &target{proc: p, pid: p.pid, cpus: len(b.opt.serverCPUs), path: "/v1", hostHeader: at, sources: b.sources(), targets: []string{at}, perPair: b.limits.PerPair()}, nil
 }
 
 // running resolves a -target URL.
@@ -59,7 +61,7 @@ func (b *bench) running(s server) (*target, error) {
 			break
 		}
 	}
-	t := &target{pid: s.pid, hostHeader: u.Host, path: u.Path, query: u.RawQuery, perPair: b.limits.PerPair()}
+	t := &target{pid: s.pid, cpus: host.CPUsOf(s.pid), hostHeader: u.Host, path: u.Path, query: u.RawQuery, perPair: b.limits.PerPair()}
 	if t.path == "" || t.path == "/" {
 		t.path = "/v1"
 	}

@@ -142,7 +142,12 @@ func (p *Peeker) scan(text []byte, i int) (value []byte, ok bool) {
 			return nil, false
 		}
 		begin := skipSpace(text, next)
-		end := p.skipValue(text, begin)
+		end := 0
+		if c := at(text, begin); c == '{' || c == '[' {
+			end = p.skipValue(text, begin)
+		} else {
+			end = skipScalar(text, begin)
+		}
 		if end < 0 {
 			return nil, false
 		}
@@ -308,6 +313,9 @@ func skipString(text []byte, i int) int {
 		for i+8 <= len(text) {
 			if hits := special(binary.LittleEndian.Uint64(text[i:])); hits != 0 {
 				i += bits.TrailingZeros64(hits) / 8
+				if text[i] == '"' { // nearly always
+					return i + 1
+				}
 				break
 			}
 			i += 8
@@ -382,7 +390,7 @@ func parseUnicodeEscape(s []byte) rune {
 
 // skipSpace skips what JSON takes for white space: these four, and no byte order mark.
 func skipSpace(text []byte, i int) int {
-	for i < len(text) && (text[i] == ' ' || text[i] == '\n' || text[i] == '\r' || text[i] == '\t') {
+	for i < len(text) && text[i] <= ' ' && (text[i] == ' ' || text[i] == '\n' || text[i] == '\r' || text[i] == '\t') {
 		i++
 	}
 	return i

@@ -71,6 +71,15 @@ func FormatCPUs(cpus []int) string {
 	return strings.Join(parts, ",")
 }
 
+// CPUsOf is how many CPUs a process may run on, 1 if that is not known.
+func CPUsOf(pid int) int {
+	var set unix.CPUSet
+	if pid == 0 || unix.SchedGetaffinity(pid, &set) != nil {
+		return 1
+	}
+	return set.Count()
+}
+
 // CPUs are those this process may run on.
 func CPUs() []int {
 	var set unix.CPUSet

@@ -19,7 +19,7 @@ type Limits struct {
 	PortHigh       int64
 	ConntrackMax   int64 // 0: connections are not tracked
 	ConntrackCount int64
-	MemAvailable   int64 // bytes
+	MemAvailable   int64 // bytes, of the machine or of our control group
 }
 
 // ReadLimits reads them below root ("/" but for tests).
@@ -48,6 +48,9 @@ func ReadLimits(root string) Limits {
 	b, _ = os.ReadFile(filepath.Join(root, "proc/meminfo"))
 	kb, _ := field(string(b), "MemAvailable:")
 	l.MemAvailable = kb << 10
+	if most := number("sys/fs/cgroup/memory.max"); most > 0 { // "max" is no number, and no limit
+		l.MemAvailable = min(l.MemAvailable, max(most-number("sys/fs/cgroup/memory.current"), 1))
+	}
 	return l
 }
 
@@ -74,16 +77,16 @@ type Finding struct {
 	Fix   string // the command that raises it, empty if it is high enough
 }
 
-// What one loopback connection takes at least: two sockets with their files in the kernel, and a peer's record at each
-// end. Servers with goroutines and buffers per connection take 10 to 30 KiB more.
-const bytesPerConn = 9 << 10
+// What one loopback connection takes beside the server's own memory: two sockets with their files in the kernel, and the
+// load's record of a peer.
+const bytesPerConn = 8 << 10
 
 // spare file descriptors for logs, listeners, epoll.
 const spareFiles = 100
 
 // Check says for each limit whether n connections fit. pairs is the number of address pairs the load may use; 0 means
-// as many as it takes. fits is the smallest bound, at most n.
-func (l Limits) Check(n, pairs int) (findings []Finding, fits int) {
+// as many as it takes. perConn is what the server takes for a connection, in bytes. fits is the smallest bound, at most n.
+func (l Limits) Check(n, pairs, perConn int) (findings []Finding, fits int) {
 	fits = n
 	add := func(f Finding, allowed int64) {
 		f.Fits = int(max(min(allowed, 1<<31), 0))
@@ -122,11 +125,12 @@ func (l Limits) Check(n, pairs int) (findings []Finding, fits int) {
 			Fix: fmt.Sprintf("sysctl -w net.netfilter.nf_conntrack_max=%d", int64(n)+l.ConntrackCount+10000),
 		}, l.ConntrackMax-l.ConntrackCount-1000)
 	}
+	each := int64(bytesPerConn + perConn)
 	if l.MemAvailable > 0 {
 		add(Finding{
-			Limit: "memory", Have: fmt.Sprintf("%d MiB available", l.MemAvailable>>20),
-			Fix: fmt.Sprintf("a machine with %d MiB more memory", (int64(n)*bytesPerConn-l.MemAvailable)>>20+1),
-		}, l.MemAvailable/bytesPerConn)
+			Limit: "memory", Have: fmt.Sprintf("%d MiB available, %d KiB per connection", l.MemAvailable>>20, each>>10),
+			Fix: fmt.Sprintf("%d MiB more memory for this machine or control group (memory.max), or -servers that take less", (int64(n)*each-l.MemAvailable)>>20+1),
+		}, l.MemAvailable/each)
 	}
 	return findings, fits
 }

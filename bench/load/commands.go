@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
@@ -111,12 +112,13 @@ func (w *worker) doConnect(c *Command) error {
 // awaitConnections answers when every queued connection is open or has failed.
 func (w *worker) awaitConnections(c *Command) {
 	d := &w.dialer
-	d.opened, d.failed, d.why = 0, 0, ""
+	d.opened, d.failed, d.why, d.awaited = 0, 0, "", true
 	since := w.clock()
 	w.waiting = &wait{
 		since: since, until: since + c.Timeout,
 		done: func() bool { return len(d.queue) == 0 && d.flying == 0 },
 		reply: func() Reply {
+			d.awaited = false
 			r := Reply{Opened: d.opened, Failed: d.failed, Why: d.why, Marks: w.mark(c)}
 			if n := len(d.queue) + d.flying; n > 0 {
 				r.Failed += n
@@ -130,20 +132,25 @@ func (w *worker) awaitConnections(c *Command) {
 // quiet is how long nothing may arrive before the rest counts as lost.
 const quiet = 2 * time.Second
 
-// doHalt stops sending and answers when all copies have arrived, or none has for a while.
+// doHalt stops sending and answers when all copies have arrived and all who left are back, or nothing has happened for a
+// while.
 func (w *worker) doHalt(c *Command) {
 	w.traffic.running = false
 	since := w.clock()
-	got, last := w.led.got, since
+	got, joins, last := w.led.got, w.marks.Joins, since
 	w.waiting = &wait{
 		since: since, until: since + c.Timeout,
 		done: func() bool {
-			if w.led.got != got {
-				got, last = w.led.got, w.clock()
+			if w.led.got != got || w.marks.Joins != joins {
+				got, joins, last = w.led.got, w.marks.Joins, w.clock()
 			}
-			return w.led.got >= w.led.due || w.clock()-last > int64(quiet)
+			return w.led.got >= w.led.due && w.away() == 0 || w.clock()-last > int64(quiet)
 		},
 		reply: func() Reply {
+			if n := w.away(); n > 0 {
+				w.led.v.Refused += uint64(n)
+				w.led.v.example("%d peers left and did not come back: no answer to their close frame or to their handshake", n)
+			}
 			w.led.settle(func(room uint32) (int32, int32) {
 				s := w.rooms[room]
 				return s.first, s.past
@@ -152,6 +159,9 @@ func (w *worker) doHalt(c *Command) {
 		},
 	}
 }
+
+// away is how many peers have left and are on their way back.
+func (w *worker) away() int { return w.leaving + len(w.dialer.queue) + w.dialer.flying }
 
 // doGreet lets every peer send a ping. A handshake's answer may reach us before the relay has put the peer into its room;
 // a pong comes after that, so nothing sent from then on can miss it.
@@ -199,9 +209,13 @@ func (w *worker) mark(c *Command) Marks {
 	if c.PID > 0 {
 		m.ServerCPU = cpuClock(int32(^c.PID)<<3 | 2)
 	}
+	if c.Until {
+		w.recordTo = m.Wall
+	}
 	if c.Reset {
 		w.latency.Reset()
 		w.lag.Reset()
+		w.recordFrom, w.recordTo = m.Wall, math.MaxInt64
 	} else if w.traffic.rate > 0 {
 		m.Latency = encode(w.latency)
 		m.Lag = encode(w.lag)

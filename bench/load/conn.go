@@ -150,6 +150,10 @@ func (w *worker) frame(i int32, b []byte) (int, error) {
 	if h.length <= 8 && w.heartbeat(i, h, payload[:h.length]) {
 		return h.size + h.length, nil
 	}
+	if want := w.shape.opcode(); h.opcode != want {
+		w.led.v.Corrupted++
+		w.led.v.example("peer %d got a frame with opcode %d where %d was sent", i, h.opcode, want)
+	}
 	if !parseHead(payload[:need], &c.head) {
 		w.led.v.example("peer %d got %d bytes that nobody sent: %.60q", i, h.length, payload[:need])
 		c.head = msgHead{}
@@ -175,6 +179,7 @@ func (w *worker) heartbeat(i int32, h frameHeader, payload []byte) bool {
 	if string(payload) != "ping" {
 		return false
 	}
+	w.marks.Pings++
 	c := &w.conns[i]
 	c.out = appendClientFrame(c.out, opText, c.key, []byte("pong"))
 	w.touch(i)

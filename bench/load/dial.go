@@ -32,6 +32,7 @@ type dialer struct {
 	parallel int
 	opened   int
 	failed   int
+	awaited  bool // a command waits for the handshakes and hears of failures; else a failed one is the relay's fault
 	why      string
 	request  []byte // scratch
 	before   string // request up to the relay id
@@ -171,7 +172,12 @@ func (w *worker) ended(i int32, why error) {
 		if d.why == "" {
 			d.why = why.Error()
 		}
+		if !d.awaited {
+			w.led.v.Refused++
+			w.led.v.example("peer %d was not let in again: %v", i, why)
+		}
 	case leaving:
+		w.leaving--
 		w.marks.Open--
 		w.rejoin(i)
 	case open:

@@ -10,12 +10,13 @@ type Violations struct {
 	Stranger     uint64   `json:"stranger"`     // arrived at a peer it was not for
 	Corrupted    uint64   `json:"corrupted"`    // bytes changed, or a frame that is no WebSocket frame
 	Disconnected uint64   `json:"disconnected"` // peers that the relay closed without cause
+	Refused      uint64   `json:"refused"`      // peers that left and were not let in again, or whose close frame met no answer
 	Examples     []string `json:"examples,omitempty"`
 }
 
 // Total is the number of violations of all kinds.
 func (v *Violations) Total() uint64 {
-	return v.Lost + v.Duplicated + v.Reordered + v.Stranger + v.Corrupted + v.Disconnected
+	return v.Lost + v.Duplicated + v.Reordered + v.Stranger + v.Corrupted + v.Disconnected + v.Refused
 }
 
 // Add sums another worker's counts into v.
@@ -26,6 +27,7 @@ func (v *Violations) Add(w Violations) {
 	v.Stranger += w.Stranger
 	v.Corrupted += w.Corrupted
 	v.Disconnected += w.Disconnected
+	v.Refused += w.Refused
 	for _, e := range w.Examples {
 		v.example("%s", e)
 	}

@@ -39,6 +39,14 @@ type Shape struct {
 // Conns is the number of connections of the whole shape.
 func (s Shape) Conns() int { return s.Rooms * s.Peers }
 
+// opcode is that of the shape's messages.
+func (s *Shape) opcode() byte {
+	if s.Binary {
+		return opBinary
+	}
+	return opText
+}
+
 // Route is a pair of addresses and how many of the connections, in order, use it. An empty Source lets the kernel pick.
 type Route struct {
 	Source string `json:"source"` // IP
@@ -66,7 +74,8 @@ type Command struct {
 	Churn float64 `json:"churn,omitempty"` // loose peers per second that leave and come back
 
 	// mark
-	Reset bool `json:"reset,omitempty"` // start new histograms after reporting
+	Reset bool `json:"reset,omitempty"` // new histograms, of messages that are due from now on
+	Until bool `json:"until,omitempty"` // and up to now: later ones are not recorded, these are whenever they arrive
 	PID   int  `json:"pid,omitempty"`   // whose CPU clock to read in the same moment
 
 	// connect, redial, greet, once, halt
@@ -100,6 +109,7 @@ type Marks struct {
 	Bytes     uint64 `json:"bytes"`     // payload of them
 	Reads     uint64 `json:"reads"`     // reads that brought something: how far the relay batched
 	Joins     uint64 `json:"joins"`     // handshakes completed
+	Pings     uint64 `json:"pings"`     // the relay's heartbeats, all answered
 	Dropped   uint64 `json:"dropped"`   // loose peers that the relay closed
 	Cut       uint64 `json:"cut"`       // firm peers that the relay closed
 	Open      int    `json:"open"`

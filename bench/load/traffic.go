@@ -43,7 +43,9 @@ func (w *worker) due() int64 {
 				next = at
 				break
 			}
-			w.lag.RecordValue(w.now - at)
+			if w.records(at) {
+				w.lag.RecordValue(w.now - at)
+			}
 			w.send(w.starters[t.sent%uint64(len(w.starters))], at)
 			t.sent++
 		}
@@ -82,7 +84,7 @@ func (w *worker) arrived(i int32, h *msgHead) {
 	}
 	w.marks.Delivered++
 	w.marks.Bytes += uint64(w.shape.Size)
-	if w.traffic.rate > 0 && !w.led.members[i].stuck {
+	if w.traffic.rate > 0 && !w.led.members[i].stuck && w.records(h.sent) {
 		w.latency.RecordValue(w.now - h.sent)
 	}
 	if completed {
@@ -93,6 +95,9 @@ func (w *worker) arrived(i int32, h *msgHead) {
 	}
 }
 
+// records tells whether a message that was due at a time belongs to the measurement.
+func (w *worker) records(due int64) bool { return due >= w.recordFrom && due < w.recordTo }
+
 // leave lets the next loose peer that is there go, with a close frame as a browser sends it.
 func (w *worker) leave() {
 	for range w.conns {
@@ -101,6 +106,7 @@ func (w *worker) leave() {
 		if c := &w.conns[i]; w.led.members[i].loose && c.state == open {
 			c.out = appendClientFrame(c.out, opClose, c.key, []byte{0x03, 0xe8})
 			c.state = leaving
+			w.leaving++
 			w.touch(i)
 			return
 		}

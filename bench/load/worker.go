@@ -39,8 +39,12 @@ type worker struct {
 	marks     Marks
 	completed uint64 // messages whose last copy arrived
 	pongs     uint64 // answers to doGreet
+	leaving   int    // peers whose close frame is written
 	latency   *hdrhistogram.Histogram
 	lag       *hdrhistogram.Histogram
+
+	// Of which messages latency and lag are recorded, by the time they were due.
+	recordFrom, recordTo int64
 
 	commands *os.File
 	input    []byte // received, not yet a whole line
@@ -57,7 +61,7 @@ type wait struct {
 	until int64
 }
 
-// histogram covers a microsecond to ten minutes at three digits; values outside are clamped by RecordValue's error.
+// histogram covers a nanosecond to ten minutes at three digits. What takes longer has long been given up.
 func histogram() *hdrhistogram.Histogram { return hdrhistogram.New(1, int64(10*time.Minute), 3) }
 
 // Run is the process's main: commands from fd (standard input, the worker's own from now on), answers to out, until the
@@ -81,7 +85,7 @@ func newWorker(fd int, out io.Writer) (*worker, error) {
 	}
 	w := &worker{
 		ep: ep, events: make([]unix.EpollEvent, 256), buf: make([]byte, 128<<10), base: time.Now(),
-		rooms: map[uint32]span{}, led: newLedger(), latency: histogram(), lag: histogram(),
+		rooms: map[uint32]span{}, led: newLedger(), latency: histogram(), lag: histogram(), recordTo: math.MaxInt64,
 		commands: os.NewFile(uintptr(fd), "commands"), answers: bufio.NewWriter(out),
 	}
 	ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: -1}

@@ -6,13 +6,15 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
+	"os"
 	"sync"
 
 	"github.com/coder/websocket"
 )
 
-// Faults a relay can be asked for. Each happens once, at the first opportunity.
+// Faults a relay can be asked for. Each happens once, at the first opportunity; the last three go on.
 const (
 	None      = ""
 	Lose      = "lose"
@@ -22,6 +24,10 @@ const (
 	Corrupt   = "corrupt"
 	Close     = "close"     // a recipient is disconnected
 	WrongRoom = "wrongroom" // a message reaches a peer of another room
+	Crash     = "crash"     // the process ends
+	Leak      = "leak"      // every tenth delivery is lost
+	Binary    = "binary"    // text is delivered as binary
+	Refuse    = "refuse"    // a peer that comes back is not let in
 )
 
 // Relay is an http.Handler.
@@ -29,7 +35,9 @@ type Relay struct {
 	mu    sync.Mutex
 	peers []*peer
 	fault string
-	held  *held // a delivery put off, to be made after the next from the same peer to the same
+	count int             // of deliveries
+	known map[string]bool // peers that were here before
+	held  *held           // a delivery put off, to be made after the next from the same peer to the same
 }
 
 type peer struct {
@@ -44,13 +52,17 @@ type held struct {
 }
 
 // New returns a relay that commits one fault.
-func New(fault string) *Relay { return &Relay{fault: fault} }
+func New(fault string) *Relay { return &Relay{fault: fault, known: map[string]bool{}} }
 
 func (r *Relay) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	q := req.URL.Query()
 	p := &peer{room: q.Get("relayId"), id: q.Get("peerId")}
 	if p.room == "" || p.id == "" {
 		http.Error(w, "relayId and peerId are required", http.StatusBadRequest)
+		return
+	}
+	if r.refuses(p) {
+		http.Error(w, "you were here before", http.StatusServiceUnavailable)
 		return
 	}
 	conn, err := websocket.Accept(w, req, nil)
@@ -76,6 +88,15 @@ func (r *Relay) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 			r.relay(p, kind, b)
 		}
 	}
+}
+
+func (r *Relay) refuses(p *peer) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	key := p.room + "/" + p.id
+	was := r.known[key]
+	r.known[key] = true
+	return was && r.fault == Refuse
 }
 
 func (r *Relay) leave(p *peer) {
@@ -124,9 +145,15 @@ func (r *Relay) commit(fault string) bool {
 }
 
 func (r *Relay) deliver(from, p *peer, kind websocket.MessageType, b []byte) {
+	r.count++
 	switch {
-	case r.commit(Lose):
+	case r.commit(Lose), r.fault == Leak && r.count%10 == 0:
 		return
+	case r.fault == Crash && r.count > 100:
+		fmt.Fprintln(os.Stderr, "a crash to order")
+		os.Exit(7)
+	case r.fault == Binary:
+		kind = websocket.MessageBinary
 	case r.commit(Double):
 		send(p, kind, b)
 	case r.commit(Corrupt):

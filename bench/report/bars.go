@@ -23,7 +23,7 @@ func (r *Report) cpuChart() (*Chart, error) {
 	if len(groups) == 0 {
 		return nil, nil
 	}
-	p := newPlot("CPU time per delivered message (lower is better)", "", "microseconds")
+	p := newPlot("CPU time per delivered message (log scale, lower is better)", "", "microseconds")
 	low, high := math.Inf(1), 0.0
 	for _, s := range groups {
 		for _, res := range s.Results {

@@ -134,6 +134,9 @@ func (r *Report) curves(p *plot.Plot, s *Scenario, points func(*Result) []Point)
 func (r *Result) medianSeries(name string) []Point {
 	byX := map[float64][]float64{}
 	for i := range r.Rounds {
+		if r.Rounds[i].Failed() {
+			continue
+		}
 		for _, p := range r.Rounds[i].Series[name] {
 			byX[p.X] = append(byX[p.X], p.Y)
 		}
@@ -160,22 +163,21 @@ func (r *Report) memoryChart() (*Chart, error) {
 	if s == nil {
 		return nil, nil
 	}
-	p := newPlot("Memory of silent peers", "peers connected", "MiB above the empty process")
+	p := newPlot("Resident memory per silent peer (log scale, lower is better)", "peers connected", "bytes per peer, above the empty process")
 	n, err := r.curves(p, s, func(res *Result) []Point {
 		q := res.medianSeries(MemoryCurve)
 		for i := range q {
-			q[i].Y /= 1 << 20
-		}
-		if len(q) > 0 {
-			q = append([]Point{{}}, q...)
+			q[i].Y = math.Max(q[i].Y/q[i].X, 1)
 		}
 		return q
 	})
 	if n == 0 || err != nil {
 		return nil, err
 	}
-	p.X.Min, p.Y.Min = 0, 0
-	p.X.Tick.Marker, p.Y.Tick.Marker = thousands{}, thousands{}
+	p.X.Min = 0
+	p.X.Tick.Marker = thousands{}
+	p.Y.Scale, p.Y.Tick.Marker = plot.LogScale{}, decades{}
+	p.Y.Min, p.Y.Max = decade(p.Y.Min, math.Floor), decade(p.Y.Max, math.Ceil)
 	return render(p, "memory.svg", narrow)
 }
 
@@ -233,7 +235,9 @@ func (r *Report) latencyChart() (*Chart, error) {
 	n, err := r.curves(p, s, func(res *Result) []Point {
 		var all []byte
 		for i := range res.Rounds {
-			all = Merge(all, res.Rounds[i].Histogram)
+			if !res.Rounds[i].Failed() {
+				all = Merge(all, res.Rounds[i].Histogram)
+			}
 		}
 		q := PercentileCurve(all)
 		for i := range q {

@@ -59,7 +59,7 @@ func (r *Report) HTML(charts []Chart) ([]byte, error) {
 		for k := range s.Results {
 			for n := range s.Results[k].Rounds {
 				if x := &s.Results[k].Rounds[n]; x.Failed() {
-					h.Failures = append(h.Failures, fmt.Sprintf("%s, round %d: %s", s.Results[k].Server, n+1, x.fault()))
+					h.Failures = append(h.Failures, fmt.Sprintf("%s, round %d: %s", s.Results[k].Server, n+1, x.Fault()))
 				}
 			}
 		}

@@ -140,7 +140,7 @@ func (s *Scenario) markdown(b *strings.Builder) {
 	for i := range s.Results {
 		for k := range s.Results[i].Rounds {
 			if x := &s.Results[i].Rounds[k]; x.Failed() {
-				fmt.Fprintf(b, "\n**FAILURE** of %s in round %d:\n\n```\n%s\n```\n", s.Results[i].Server, k+1, x.fault())
+				fmt.Fprintf(b, "\n**FAILURE** of %s in round %d:\n\n```\n%s\n```\n", s.Results[i].Server, k+1, x.Fault())
 			}
 		}
 	}
@@ -158,10 +158,14 @@ func (r *Report) facts() [][2]string {
 	if m.Virtual {
 		kind = " (virtual)"
 	}
+	openFiles := "unknown"
+	if m.OpenFiles > 0 {
+		openFiles = number(float64(m.OpenFiles), 0)
+	}
 	return [][2]string{
 		{"Machine", fmt.Sprintf("%s, %d CPUs%s, %s MiB", m.CPU, m.CPUs, kind, number(float64(m.MemoryMiB), 0))},
 		{"System", fmt.Sprintf("%s, %s", m.Kernel, m.System)},
-		{"Limits", fmt.Sprintf("%s open files per process, ports %s", number(float64(m.OpenFiles), 0), m.PortRange)},
+		{"Limits", fmt.Sprintf("%s open files per process, ports %s", openFiles, m.PortRange)},
 		{"Pinned", pinned},
 		{"Measured", fmt.Sprintf("%s, %.0f s in all; %g s per measurement after %g s of warm-up, up to %d rounds, servers interleaved",
 			r.Started.Format("2 January 2006, 15:04 MST"), r.Seconds, h.Duration, h.Warmup, h.Rounds)},
@@ -181,10 +185,10 @@ func (r *Report) reading() []string {
 		"Small messages are JSON texts of 128 bytes. Nobody negotiates compression.",
 		"CPU is the server process's own, user and kernel, from its CPU clock in nanoseconds.",
 		fmt.Sprintf("Figures are medians over rounds. × is the ratio to %s in the same round: median (smallest–largest). ≈ means that the spread comes within 5 %% of 1: no difference beyond noise.", first),
-		"In the closed loops (fanout, chat, direct, pair, star, big, churn) senders wait for their messages' last copies, so the server is always busy; all servers are up and take turns of some 40 ms within each round. Messages per read tell how far a relay gathered several messages into one write, which the number in flight bounds. Latency is an open loop: a message's time counts from when it should have been sent, however late it was.",
+		"In the closed loops (fanout, chat, direct, pair, star, big, churn) senders wait for their messages' last copies, so each server has as much to do as its own speed allows (how busy it was is in the tables); all servers are up and take turns of some 40 ms within each round. Messages per read tell how far a relay gathered several messages into one write, which the number in flight bounds. Latency is an open loop: a message's time counts from when it should have been sent, however late it was.",
 		"Garbage collection is the CPU time of all its phases as GODEBUG=gctrace=1 tells it, which costs a line per collection and is on for all Go servers.",
 		"Resident memory is the process's above what it had before the first connection; kernel memory is unreclaimable slab and TCP buffers of the machine, so both ends of each loopback connection are in it.",
-		fmt.Sprintf("Heartbeats were measured with an interval of %g s, all answered, and scaled to 30 s.", r.Method.Heartbeat),
+		fmt.Sprintf("Heartbeats were measured with an interval of %g s and scaled to 30 s; the load answers and counts them, and without about one per peer there is no figure.", r.Method.Heartbeat),
 	}
 }
 

@@ -31,6 +31,7 @@ const (
 	KernelPerPeer    = "kernel_bytes_per_peer"
 	HeartbeatCPU     = "heartbeat_us_per_peer"
 	HeartbeatShare   = "heartbeat_core_100k_30s"
+	Pinged           = "pings_per_peer"
 	BroadcastsServed = "peers_served"
 	OtherCPU         = "other_cpu"
 	Stolen           = "stolen_cpu"
@@ -81,6 +82,7 @@ var Metrics = []Metric{
 	{Empty, "empty process", "MiB", -1, 1, 0},
 	{HeartbeatCPU, "CPU per heartbeat", "µs", -1, 2, 0},
 	{HeartbeatShare, "of a core for 100,000 peers at 30 s", "%", -1, 2, 100},
+	{Pinged, "pings per peer and interval", "", 0, 2, 0},
 	{BroadcastsServed, "peers served by a broadcast", "", 0, 0, 0},
 	{Syscalls, "system calls per delivery", "", -1, 3, 0},
 	{PerRead, "messages per read", "", 0, 1, 0},

@@ -54,6 +54,14 @@ func TestVerdictNamesFailures(t *testing.T) {
 	if v := r.Scenarios[0].Verdict; !r.Failed() || !strings.Contains(v, "FAILURE of gws") {
 		t.Errorf("failed %v, verdict %q; want a FAILURE of gws", r.Failed(), v)
 	}
+	if n := len(r.Scenarios[0].Results[1].Rounds) - 1; n < 1 || r.Scenarios[0].Results[1].Summary[CPUPerDelivery].Ratio == nil {
+		t.Error("the rounds that did not fail are gone with the one that did")
+	}
+	r.Scenarios[0].Results[1].Rounds[1].Metrics[CPUPerDelivery] = 1000
+	r.Conclude()
+	if max := r.Scenarios[0].Results[1].Summary[CPUPerDelivery].Max; max != 4 {
+		t.Errorf("a failed round's figure of 1000 is in the summary: largest %v, want 4", max)
+	}
 	r = sample(map[string][]float64{"relaygate": {2, 2, 2}, "gws": {4, 4, 4}})
 	for i := range r.Scenarios[0].Results[0].Rounds {
 		r.Scenarios[0].Results[0].Rounds[i].LoadBound = true
@@ -69,25 +77,58 @@ func TestCompare(t *testing.T) {
 		t.Helper()
 		gws := []float64{4, 4, 4}
 		a, b := sample(map[string][]float64{"relaygate": old, "gws": gws}), sample(map[string][]float64{"relaygate": new, "gws": gws})
-		changes := Compare(a, b)
-		if len(changes) != 1 || changes[0].Verdict != want || changes[0].Against != "gws" {
-			t.Fatalf("%v to %v: %+v, want verdict %d against gws", old, new, changes, want)
+		c := Compare(a, b)
+		if len(c.Changes) != 1 || c.Changes[0].Verdict != want || c.Changes[0].Against != "gws" {
+			t.Fatalf("%v to %v: %+v, want verdict %d against gws", old, new, c.Changes, want)
 		}
-		if text, worse := Changes(changes); worse != (want < 0) || text == "" {
-			t.Errorf("%v to %v: worse %v, %q", old, new, worse, text)
+		if text, status := c.String(), c.Status(); (status == 1) != (want < 0) || text == "" {
+			t.Errorf("%v to %v: status %d, %q", old, new, status, text)
 		}
 	}
 	f([]float64{2, 2.1, 2.2}, []float64{3, 3.1, 3.2}, -1)
 	f([]float64{3, 3.1, 3.2}, []float64{2, 2.1, 2.2}, 1)
 	f([]float64{2, 2.5, 3}, []float64{2.4, 2.8, 3.2}, 0)
 	f([]float64{2, 2, 2}, []float64{2, 2, 2}, 0)
+	f([]float64{2}, []float64{2.2}, 0) // too few rounds to tell
+	f([]float64{2}, []float64{2.5}, -1)
+}
+
+// TestCompareIncomplete: what the new report does not say, or says of a failed run, passes no gate.
+func TestCompareIncomplete(t *testing.T) {
+	fresh := func() *Report {
+		return sample(map[string][]float64{"relaygate": {2, 2, 2}, "gws": {4, 4, 4}})
+	}
+	f := func(status int, want string, spoil func(r *Report)) {
+		t.Helper()
+		r := fresh()
+		spoil(r)
+		r.Conclude()
+		c := Compare(fresh(), r)
+		if c.Status() != status || !strings.Contains(c.String(), want) {
+			t.Errorf("status %d, want %d, and %q in:\n%s", c.Status(), status, want, c)
+		}
+	}
+	f(0, "", func(*Report) {})
+	f(2, "nothing in common", func(r *Report) { r.Scenarios = nil })
+	f(2, "interrupted", func(r *Report) { r.Interrupted = true })
+	f(1, "FAILED: pair: FAILURE of gws", func(r *Report) { r.Scenarios[0].Results[1].Rounds[0].Violations.Lost = 1 })
+	f(1, "FAILED: gws: no compiler", func(r *Report) { r.Servers[1].Error = "no compiler" })
+	f(0, "Not the same: kernel", func(r *Report) { r.Machine.Kernel = "Linux 7" })
+
+	old := fresh()
+	more := fresh().Scenarios[0]
+	more.Name = "star"
+	old.Scenarios = append(old.Scenarios, more)
+	if c := Compare(old, fresh()); c.Status() != 1 || !strings.Contains(c.String(), "MISSING: star") {
+		t.Errorf("status %d:\n%s", c.Status(), c)
+	}
 }
 
 // The machine's mood moves both servers: that is no change.
 func TestCompareIsRelative(t *testing.T) {
 	a := sample(map[string][]float64{"relaygate": {2, 2, 2}, "gws": {4, 4, 4}})
 	b := sample(map[string][]float64{"relaygate": {3, 3, 3}, "gws": {6, 6, 6}})
-	if c := Compare(a, b); len(c) != 1 || c[0].Verdict != 0 {
+	if c := Compare(a, b).Changes; len(c) != 1 || c[0].Verdict != 0 {
 		t.Errorf("both servers cost half more: %+v, want no change", c)
 	}
 }

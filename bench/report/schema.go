@@ -47,6 +47,7 @@ type Method struct {
 	Warmup     float64 `json:"warmup"`
 	Rounds     int     `json:"rounds"`
 	Heartbeat  float64 `json:"heartbeat"` // seconds, in idle
+	Conns      int     `json:"conns"`     // silent peers asked for, in idle
 	Target     bool    `json:"target"`    // a running relay, not started and not pinned by bench
 }
 
@@ -114,8 +115,8 @@ type Ratio struct {
 // Failed tells whether a round broke a promise or did not complete.
 func (r *Round) Failed() bool { return r.Error != "" || r.Violations.Total() > 0 }
 
-// Gone tells whether the last round could not be measured.
-func (r *Result) Gone() bool { return len(r.Rounds) > 0 && r.Rounds[len(r.Rounds)-1].Error != "" }
+// Gone tells whether the last round failed: another one would only cost time.
+func (r *Result) Gone() bool { return len(r.Rounds) > 0 && r.Rounds[len(r.Rounds)-1].Failed() }
 
 // Failed tells whether any round of the report failed, or a server did not run.
 func (r *Report) Failed() bool {

@@ -40,7 +40,7 @@ func Slope(points []Point) float64 {
 func (r *Result) values(name string) (v []float64, round []int) {
 	for i := range r.Rounds {
 		// A failed round's figures are kept in the file, but nothing is concluded from them.
-		if x, ok := r.Rounds[i].Metrics[name]; ok && r.Rounds[i].Error == "" {
+		if x, ok := r.Rounds[i].Metrics[name]; ok && !r.Rounds[i].Failed() {
 			v = append(v, x)
 			round = append(round, i)
 		}

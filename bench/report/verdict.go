@@ -3,6 +3,7 @@ package report
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -44,16 +45,16 @@ func (r *Report) Conclude() {
 
 // verdict is the scenario's primary metric in words.
 func (s *Scenario) verdict() string {
-	m := metric(s.Primary)
 	base := s.base()
-	if base == nil {
+	if base == nil || !slices.ContainsFunc(s.Results, func(r Result) bool { return len(r.Rounds) > 0 }) {
 		return "Not measured."
 	}
 	var parts []string
 	if bad := s.failures(); bad != "" {
 		parts = append(parts, bad)
 	}
-	sum, ok := base.Summary[s.Primary]
+	m := s.judged()
+	sum, ok := base.Summary[m.Name]
 	if !ok {
 		return strings.Join(append(parts, fmt.Sprintf("No %s of %s.", m.Title, base.Server)), " ")
 	}
@@ -61,7 +62,7 @@ func (s *Scenario) verdict() string {
 	var other, same []string
 	for i := range s.Results[1:] {
 		r := &s.Results[1+i]
-		q := r.Summary[s.Primary].Ratio
+		q := r.Summary[m.Name].Ratio
 		switch {
 		case q == nil:
 			continue
@@ -75,13 +76,41 @@ func (s *Scenario) verdict() string {
 	if len(same) > 0 {
 		parts = append(parts, "No difference beyond noise: "+strings.Join(same, ", ")+".")
 	}
-	if len(base.Rounds) == 1 && len(s.Results) > 1 {
-		parts = append(parts, "One round, so the spread is unknown.")
+	if single := s.single(m.Name); len(s.Results) > 1 && single != "" {
+		parts = append(parts, "One round of "+single+", so the spread is unknown.")
 	}
 	if names := s.marked(func(r *Round) bool { return r.LoadBound }); names != "" {
-		parts = append(parts, "The load, not the server, was the limit with "+names+": the CPU per delivery holds, the deliveries per second are a lower bound.")
+		text := "The load, not the server, was the limit with " + names + ": the CPU per delivery holds, the deliveries per second are a lower bound."
+		if s.Kind == "latency" {
+			text = "The load's own lateness is a good part of the figure of " + names + "."
+		}
+		parts = append(parts, text)
 	}
 	return strings.Join(parts, " ")
+}
+
+// insteadOf is what is compared where a server's process is not known, and so its CPU time.
+var insteadOf = map[string]string{CPUPerDelivery: Deliveries, HandshakesPerCPU: Handshakes}
+
+// judged is the metric of the verdict.
+func (s *Scenario) judged() Metric {
+	if _, ok := s.base().Summary[s.Primary]; !ok {
+		if _, ok := s.base().Summary[insteadOf[s.Primary]]; ok {
+			return metric(insteadOf[s.Primary])
+		}
+	}
+	return metric(s.Primary)
+}
+
+// single lists the servers whose metric was measured once.
+func (s *Scenario) single(name string) string {
+	var out []string
+	for i := range s.Results {
+		if v, _ := s.Results[i].values(name); len(v) == 1 {
+			out = append(out, s.Results[i].Server)
+		}
+	}
+	return strings.Join(out, ", ")
 }
 
 // failures names the servers that broke a promise.
@@ -91,7 +120,7 @@ func (s *Scenario) failures() string {
 		r := &s.Results[i]
 		for k := range r.Rounds {
 			if x := &r.Rounds[k]; x.Failed() {
-				out = append(out, r.Server+": "+oneLine(x.fault()))
+				out = append(out, r.Server+": "+oneLine(x.Fault()))
 				break
 			}
 		}
@@ -102,8 +131,8 @@ func (s *Scenario) failures() string {
 	return "FAILURE of " + strings.Join(out, "; ") + "."
 }
 
-// fault says in what way a round failed.
-func (r *Round) fault() string {
+// Fault says in what way a round failed.
+func (r *Round) Fault() string {
 	if r.Error != "" {
 		return r.Error
 	}
@@ -119,6 +148,7 @@ func (r *Round) fault() string {
 		{v.Stranger, "to a stranger"},
 		{v.Corrupted, "corrupted"},
 		{v.Disconnected, "peers disconnected"},
+		{v.Refused, "peers not let in again"},
 	} {
 		if x.n > 0 {
 			out = append(out, fmt.Sprintf("%d %s", x.n, x.word))
@@ -178,7 +208,7 @@ func (r *Round) Clean() {
 // Line is a round in a few words, for the progress.
 func (r *Round) Line(primary string) string {
 	if r.Failed() {
-		return "FAILURE: " + r.fault()
+		return "FAILURE: " + r.Fault()
 	}
 	m := metric(primary)
 	v, ok := r.Metrics[primary]
