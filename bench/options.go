@@ -66,7 +66,7 @@ func parseOptions(args []string, out io.Writer) (*options, error) {
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
 	f.SetOutput(io.Discard) // faults are ours to print, in one line
 	f.StringVar(&o.run, "run", "", "measure the scenarios whose names match this `regexp`")
-	f.StringVar(&o.servers, "servers", "relaygate,gws,gorilla,coder,nbhttp", "measure these, comma-separated; the first is what the others are compared with; name=command adds one that takes HOST and PORT")
+	f.StringVar(&o.servers, "servers", "relaygate,gws,gorilla,coder,nbhttp", "measure these (and gws-sync, if asked), comma-separated; the first is what the others are compared with; name=command adds one that takes HOST and PORT")
 	f.StringVar(&o.targetURL, "target", "", "measure the running relay at this `URL` (ws://host:port/v1) instead")
 	f.IntVar(&o.pid, "pid", 0, "process id of the -target, if it is on this machine")
 	f.StringVar(&o.secret, "secret", "", "ADMIN_SECRET of the -target")

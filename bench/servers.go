@@ -42,12 +42,15 @@ func known(repo, bin string) []server {
 		}
 	}
 	own := filepath.Join(bin, "peers", subject)
+	synchronous := peer("gws", "github.com/lxzan/gws", 10<<10, "gws, but a message for one recipient is written at once: whoever writes to a peer that does not read waits for it")
+	synchronous.name, synchronous.args = "gws-sync", []string{"-sync"}
 	return []server{
 		{
 			name: subject, about: "this relay", path: own, module: "github.com/lesismal/nbio", perConn: 1 << 10,
 			build: []string{"build", "-C", repo, "-trimpath", "-ldflags", "-s -w", "-o", own, "."}, // as make build does
 		},
 		peer("gws", "github.com/lxzan/gws", 10<<10, "lxzan/gws: event handler and a goroutine per connection"),
+		synchronous,
 		peer("gorilla", "github.com/gorilla/websocket", 14<<10, "gorilla/websocket: hub, and two goroutines per connection"),
 		peer("coder", "github.com/coder/websocket", 24<<10, "coder/websocket: two goroutines per connection"),
 		peer("nbhttp", "github.com/lesismal/nbio", 2<<10, "nbio with nbhttp/websocket and WriteMessage: an event loop"),
@@ -86,7 +89,7 @@ next:
 				continue next
 			}
 		}
-		return nil, fmt.Errorf("-servers: unknown server %q (want relaygate, gws, gorilla, coder, nbhttp or name=command)", name)
+		return nil, fmt.Errorf("-servers: unknown server %q (want relaygate, gws, gws-sync, gorilla, coder, nbhttp or name=command)", name)
 	}
 	return out, nil
 }

@@ -91,6 +91,10 @@ func (w *worker) arrived(i int32, h *msgHead) {
 		w.completed++
 		if w.traffic.running && w.traffic.rate == 0 {
 			w.send(w.led.streams[h.stream].then, w.now)
+		} else if len(w.once) > 0 {
+			n := w.once[0]
+			w.once = w.once[1:]
+			w.send(n, w.now)
 		}
 	}
 }

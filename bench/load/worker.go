@@ -37,9 +37,10 @@ type worker struct {
 	dialer    dialer
 	traffic   traffic
 	marks     Marks
-	completed uint64 // messages whose last copy arrived
-	pongs     uint64 // answers to doGreet
-	leaving   int    // peers whose close frame is written
+	completed uint64  // messages whose last copy arrived
+	pongs     uint64  // answers to doGreet
+	leaving   int     // peers whose close frame is written
+	once      []int32 // streams that doOnce has still to send on
 	latency   *hdrhistogram.Histogram
 	lag       *hdrhistogram.Histogram
 
