@@ -62,7 +62,7 @@ func (b *bench) run(ctx context.Context) int {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		return 1
 	}
-	b.describe(began)
+	b.describeRun(began)
 	b.buildAll(ctx)
 	busy, stolen, idle := host.Machine()
 	b.measureAll(ctx)

@@ -13,8 +13,8 @@ import (
 	"relaygate/bench/report"
 )
 
-// describe fills in where and how.
-func (b *bench) describe(began time.Time) {
+// describeRun fills in where and how.
+func (b *bench) describeRun(began time.Time) {
 	r := &b.report
 	r.Schema, r.Started = report.Schema, began
 	r.Command = b.opt.commandLine(os.Args[1:])

@@ -22,6 +22,7 @@ type server struct {
 	env    []string
 	build  []string // go's arguments that make path; nil: it is there
 	module string   // whose version is reported
+	source string   // the version of its source, if that is not a module's
 	url    string   // a running relay (-target) instead of all this
 	pid    int
 
@@ -46,8 +47,8 @@ func known(repo, bin string) []server {
 	synchronous.name, synchronous.args = "gws-sync", []string{"-sync"}
 	return []server{
 		{
-			name: subject, about: "this relay", path: own, module: "github.com/lesismal/nbio", perConn: 1 << 10,
-			build: []string{"build", "-C", repo, "-trimpath", "-ldflags", "-s -w", "-o", own, "."}, // as make build does
+			name: subject, about: "this relay", path: own, module: "github.com/lesismal/nbio", perConn: 1 << 10, source: describe(repo),
+			build: []string{"build", "-C", repo, "-trimpath", "-ldflags", "-s -w -X main.version=" + describe(repo), "-o", own, "."}, // as make build does
 		},
 		peer("gws", "github.com/lxzan/gws", 10<<10, "lxzan/gws: event handler and a goroutine per connection"),
 		synchronous,
@@ -55,6 +56,15 @@ func known(repo, bin string) []server {
 		peer("coder", "github.com/coder/websocket", 24<<10, "coder/websocket: two goroutines per connection"),
 		peer("nbhttp", "github.com/lesismal/nbio", 2<<10, "nbio with nbhttp/websocket and WriteMessage: an event loop"),
 	}
+}
+
+// describe names the commit of a source tree, and whether it was changed since.
+func describe(repo string) string {
+	out, err := exec.Command("git", "-C", repo, "describe", "--tags", "--always", "--dirty").Output()
+	if err != nil {
+		return "devel"
+	}
+	return strings.TrimSpace(string(out))
 }
 
 // serverName is what can be part of a file's name.
@@ -133,8 +143,8 @@ func (s *server) version() string {
 		return "not a Go binary"
 	}
 	v := info.GoVersion
-	if s.name == subject {
-		v = info.Main.Version + ", " + v // the commit, and whether it was changed
+	if s.source != "" {
+		v = s.source + ", " + v
 	}
 	for _, d := range info.Deps {
 		if d.Path == s.module {

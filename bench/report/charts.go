@@ -163,7 +163,7 @@ func (r *Report) memoryChart() (*Chart, error) {
 	if s == nil {
 		return nil, nil
 	}
-	p := newPlot("Resident memory per silent peer (log scale, lower is better)", "peers connected", "bytes per peer, above the empty process")
+	p := newPlot("Resident memory per silent peer (log scale, lower is better)", "peers connected", "bytes")
 	n, err := r.curves(p, s, func(res *Result) []Point {
 		q := res.medianSeries(MemoryCurve)
 		for i := range q {
@@ -175,6 +175,8 @@ func (r *Report) memoryChart() (*Chart, error) {
 		return nil, err
 	}
 	p.X.Min = 0
+	p.X.Max *= 1.35 // the legend's room
+	p.Legend.XOffs = vg.Points(270)
 	p.X.Tick.Marker = thousands{}
 	p.Y.Scale, p.Y.Tick.Marker = plot.LogScale{}, decades{}
 	p.Y.Min, p.Y.Max = decade(p.Y.Min, math.Floor), decade(p.Y.Max, math.Ceil)
