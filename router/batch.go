@@ -1,6 +1,9 @@
 package router
 
-import "sync"
+import (
+	"math"
+	"sync"
+)
 
 // batch is a log: what a room's members said between two flushes, encoded, in
 // order. It belongs to a room from the first message to the end of its flush,
@@ -9,12 +12,14 @@ type batch struct {
 	buf     []byte  // encoded frames, one behind the other
 	entries []entry // in the order of buf
 	directs int     // how many entries have a target
+	joined  []joining
 
 	// The plan of the flush, made when the log is taken; static until the end.
 	recipients []*Member     // who may get something
 	involved   []involvement // who gets something of its own
 	shared     []byte        // what all others get: buf, or mixed
 	mixed      []byte        // the broadcasts of buf, if there are direct messages among them
+	broadcasts []int32       // their positions in entries, then
 
 	// Guarded by Room.mu.
 	next    int           // recipients[next:] nobody writes to yet
@@ -31,10 +36,18 @@ type entry struct {
 	nextTo     int32   // 1 + position of the next entry with this target, 0 at the last
 }
 
-// involvement is a member that sent a broadcast or is the target of an entry.
+// joining is a member that came when the log had that many entries.
+type joining struct {
+	member *Member
+	since  int32
+}
+
+// involvement is a member that sent a broadcast, is the target of an entry, or
+// joined in between.
 type involvement struct {
 	member      *Member
 	first, last int32 // 1 + position of its first and last entry as a target, 0 if none
+	since       int32 // position of the first entry that it could hear
 }
 
 var batches = sync.Pool{New: func() any { return new(batch) }}
@@ -67,6 +80,9 @@ func (b *batch) plan(members []*Member) {
 		}
 		v.last = int32(i + 1)
 	}
+	for _, j := range b.joined {
+		b.involve(j.member).since = j.since
+	}
 	switch b.directs {
 	case 0:
 		b.shared = b.buf
@@ -81,6 +97,7 @@ func (b *batch) plan(members []*Member) {
 		for i := range b.entries {
 			if e := &b.entries[i]; e.target == nil {
 				b.mixed = append(b.mixed, b.buf[e.start:e.end]...)
+				b.broadcasts = append(b.broadcasts, int32(i))
 			}
 		}
 		b.shared = b.mixed
@@ -114,19 +131,22 @@ func (b *batch) deliver(recipients []*Member, s *Scratch) {
 func (b *batch) assemble(v *involvement, s *Scratch) []byte {
 	var r run
 	s.buf = s.buf[:0]
-	if b.directs == len(b.entries) {
-		for i := v.first; i != 0; {
-			e := &b.entries[i-1]
-			r.add(b, s, e)
-			i = e.nextTo
-		}
-	} else {
-		for i := range b.entries {
-			e := &b.entries[i]
-			if e.target == v.member || e.target == nil && e.sender != v.member {
+	switch b.directs {
+	case 0:
+		for i := int(v.since); i < len(b.entries); i++ {
+			if e := &b.entries[i]; e.sender != v.member {
 				r.add(b, s, e)
 			}
 		}
+	default: // two lists in order: what is for everyone, which may be nothing, and what is for v alone
+		own := v.first
+		for _, i := range b.broadcasts {
+			own = r.addUntil(b, s, own, i)
+			if e := &b.entries[i]; i >= v.since && e.sender != v.member {
+				r.add(b, s, e)
+			}
+		}
+		r.addUntil(b, s, own, math.MaxInt32)
 	}
 	if len(s.buf) == 0 { // one run, or none: no need to copy
 		return b.buf[r.start:r.end]
@@ -141,6 +161,17 @@ func (b *batch) assemble(v *involvement, s *Scratch) []byte {
 
 // run is a range of batch.buf that grows while entries follow one another.
 type run struct{ start, end int }
+
+// addUntil adds a target's entries before position end. next is 1 + the position of
+// its next one, as is what it returns; 0 if there is none.
+func (r *run) addUntil(b *batch, s *Scratch, next, end int32) int32 {
+	for next != 0 && next <= end {
+		e := &b.entries[next-1]
+		r.add(b, s, e)
+		next = e.nextTo
+	}
+	return next
+}
 
 func (r *run) add(b *batch, s *Scratch, e *entry) {
 	if e.start == r.end {
@@ -162,6 +193,8 @@ func (b *batch) recycle() {
 		entries:    keepElems(b.entries),
 		recipients: keepElems(b.recipients),
 		involved:   keepElems(b.involved),
+		joined:     keepElems(b.joined),
+		broadcasts: keepElems(b.broadcasts),
 		mixed:      keepBytes(b.mixed),
 	}
 	batches.Put(b)

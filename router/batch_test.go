@@ -114,7 +114,7 @@ func TestDirectMessagesTouchTheirTargetsAlone(t *testing.T) {
 	r.PublishTo(&members[0].Member, []byte("3"), []byte("x"))
 	r.PublishTo(&members[0].Member, []byte("3"), []byte("y"))
 	r.PublishTo(&members[0].Member, []byte("4"), []byte("z"))
-	b, part := r.claim()
+	b, part, _ := r.claim(false)
 	if len(part) != 2 || part[0] != &members[3].Member || part[1] != &members[4].Member {
 		t.Errorf("%d recipients, want members 3 and 4", len(part))
 	}

@@ -1,9 +1,18 @@
 package router
 
-// chunk is the number of recipients that one call of Flush writes to: about a
-// millisecond's worth of system calls. A giant room is flushed over several
-// ticks, by several loops at once where there are several, and stalls none.
-const chunk = 256
+// What one call of Flush writes: about a millisecond's worth of system calls, or of
+// copying. A giant room, or a full one, is flushed over several ticks, by several
+// loops at once where there are several, and stalls none.
+const (
+	maxChunk      = 256 // recipients
+	minChunk      = 8
+	maxChunkBytes = 4 << 20 // to all of them together, but for minChunk
+)
+
+// chunk is the number of recipients that one call of Flush writes b to.
+func (b *batch) chunk() int {
+	return min(max(maxChunkBytes/(len(b.buf)+1), minChunk), maxChunk)
+}
 
 // Flush writes what the room's log holds to a limited number of members. It
 // returns again if the caller has to call it again at its next tick. Several
@@ -12,14 +21,21 @@ const chunk = 256
 // messages in order. help is returned once for a batch so large that the caller
 // should ask others to do so.
 func (r *Room) Flush(s *Scratch) (again, help bool) {
-	b, part := r.claim()
+	b, part, _ := r.claim(false)
 	if b == nil {
 		return false, false
 	}
-	help = len(b.recipients) > 2*chunk && &part[0] == &b.recipients[0]
-	b.deliver(part, s)
-	again, _ = r.finish(b, len(part))
+	help = len(b.recipients) > 2*b.chunk() && &part[0] == &b.recipients[0]
+	again, _ = r.deliver(b, part, s)
 	return again, help
+}
+
+// deliver writes a part of a batch that was claimed, and reports what finish does.
+// The part is finished even where a panic ends it: others wait for that.
+func (r *Room) deliver(b *batch, part []*Member, s *Scratch) (again, whole bool) {
+	defer func() { again, whole = r.finish(b, len(part)) }()
+	b.deliver(part, s)
+	return
 }
 
 // Drain flushes everything that was published before the call. Like Flush it
@@ -28,20 +44,18 @@ func (r *Room) Flush(s *Scratch) (again, help bool) {
 // does it for long.
 func (r *Room) Drain(s *Scratch) (again bool) {
 	for batches := 0; batches < 2; { // the one on its way, and the log behind it
-		b, part := r.claim()
-		if b == nil {
-			wait := r.flushing()
-			if wait == nil {
-				return false
-			}
-			<-wait
+		b, part, others := r.claim(true)
+		switch {
+		case others != nil:
+			<-others
 			again = false // whoever finished it goes on
 			batches++
 			continue
+		case b == nil:
+			return false
 		}
-		b.deliver(part, s)
 		var whole bool
-		if again, whole = r.finish(b, len(part)); whole {
+		if again, whole = r.deliver(b, part, s); whole {
 			batches++
 		}
 	}
@@ -49,32 +63,38 @@ func (r *Room) Drain(s *Scratch) (again bool) {
 }
 
 // claim returns the outgoing batch and those of its recipients that the caller
-// is to write to. A nil batch means that there is nothing to do for the caller.
-func (r *Room) claim() (*batch, []*Member) {
+// is to write to. A nil batch means that there is nothing to do for the caller. One
+// who will wait then gets others, which is closed when those who write to the rest
+// have done so; nil if there is nothing at all to flush.
+func (r *Room) claim(wait bool) (b *batch, part []*Member, others <-chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.out == nil {
 		if r.log == nil {
 			r.active = false
-			return nil, nil
+			return nil, nil, nil
 		}
 		b := r.log
 		r.log = nil
+		r.full.Store(false)
 		b.plan(r.members)
 		if len(b.recipients) == 0 {
 			b.recycle()
 			r.active = false
-			return nil, nil
+			return nil, nil, nil
 		}
 		r.out = b
 	}
-	b := r.out
-	if b.next == len(b.recipients) {
-		return nil, nil // others write to the rest; the last of them goes on
+	b = r.out
+	if b.next == len(b.recipients) { // the last of those who write to the rest goes on
+		if wait && b.done == nil {
+			b.done = make(chan struct{})
+		}
+		return nil, nil, b.done
 	}
-	part := b.recipients[b.next:min(b.next+chunk, len(b.recipients))]
+	part = b.recipients[b.next:min(b.next+b.chunk(), len(b.recipients))]
 	b.next += len(part)
-	return b, part
+	return b, part, nil
 }
 
 // finish notes that n more recipients were written to. It reports whether
@@ -94,18 +114,4 @@ func (r *Room) finish(b *batch, n int) (again, whole bool) {
 	b.recycle()
 	r.active = r.log != nil
 	return r.active, true
-}
-
-// flushing returns a channel that is closed when the outgoing batch is
-// written, nil if there is none.
-func (r *Room) flushing() <-chan struct{} {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.out == nil {
-		return nil
-	}
-	if r.out.done == nil {
-		r.out.done = make(chan struct{})
-	}
-	return r.out.done
 }

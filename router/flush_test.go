@@ -26,18 +26,18 @@ func TestFlushIsChunked(t *testing.T) {
 			for _, m := range all {
 				heard += m.heard.Len()
 			}
-			if want := min(call*chunk, members) - 1; heard != want {
+			if want := min(call*maxChunk, members) - 1; heard != want {
 				t.Fatalf("room of %d: %d have heard after call %d, want %d", members, heard, call, want)
 			}
 		}
 		wantIdle(t, r)
 	}
 	f(2, 1, false)
-	f(chunk, 1, false)
-	f(chunk+1, 2, false)
-	f(2*chunk, 2, false)
-	f(2*chunk+1, 3, true)
-	f(5*chunk+7, 6, true)
+	f(maxChunk, 1, false)
+	f(maxChunk+1, 2, false)
+	f(2*maxChunk, 2, false)
+	f(2*maxChunk+1, 3, true)
+	f(5*maxChunk+7, 6, true)
 }
 
 func TestFlushOfNothing(t *testing.T) {
@@ -152,7 +152,7 @@ func TestJoinAndLeaveBesideFlush(t *testing.T) {
 func TestFlushersShareABatch(t *testing.T) {
 	table := NewTable()
 	first := joinGate(table, "first")
-	others := joinMany(table, 3*chunk-1)
+	others := joinMany(table, 3*maxChunk-1)
 	r := first.Room()
 	r.Publish(&first.Member, []byte("-")) // first is not written what it said
 	r.PublishTo(&first.Member, []byte("first"), []byte("x"))
@@ -165,9 +165,9 @@ func TestFlushersShareABatch(t *testing.T) {
 			t.Errorf("part %d: again %v, help %v; want %v and no help", part+2, again, help, want)
 		}
 	}
-	for i, m := range others[chunk-1:] {
+	for i, m := range others[maxChunk-1:] {
 		if got, _ := m.take(); got != "-" {
-			t.Fatalf("member %d heard %q beside the first part, want %q", i+chunk-1, got, "-")
+			t.Fatalf("member %d heard %q beside the first part, want %q", i+maxChunk-1, got, "-")
 		}
 	}
 	first.open <- struct{}{}
@@ -184,7 +184,7 @@ func TestDrain(t *testing.T) {
 		all, s := joinMany(NewTable(), members), new(Scratch)
 		r := all[0].Room()
 		r.Publish(&all[0].Member, []byte("1"))
-		if members > chunk {
+		if members > maxChunk {
 			r.Flush(s) // a part is out
 			r.Publish(&all[0].Member, []byte("2"))
 		} else {
@@ -201,8 +201,8 @@ func TestDrain(t *testing.T) {
 		wantIdle(t, r)
 	}
 	f(2)
-	f(chunk + 1)
-	f(3*chunk + 1)
+	f(maxChunk + 1)
+	f(3*maxChunk + 1)
 }
 
 // speaker answers what it is written with a message of its own, as a peer would
@@ -276,6 +276,57 @@ func TestDrainWaitsForOthers(t *testing.T) {
 	})
 }
 
+// A log of many bytes is flushed to few at a time, so that no call copies more than
+// some MiB; but never to none.
+func TestChunksOfBytes(t *testing.T) {
+	f := func(size, want int) {
+		t.Helper()
+		all := joinMany(NewTable(), 2*maxChunk)
+		r := all[0].Room()
+		r.Publish(&all[0].Member, make([]byte, size))
+		b, part, _ := r.claim(false)
+		if len(part) != want {
+			t.Errorf("a log of %d bytes is flushed to %d at a time, want %d", size, len(part), want)
+		}
+		r.deliver(b, part, new(Scratch))
+	}
+	f(1, maxChunk)
+	f(maxChunkBytes/maxChunk-1, maxChunk)
+	f(maxChunkBytes/100-1, 100)
+	f(LogLimit, minChunk)
+	f(64<<20, minChunk)
+}
+
+// A panic on the way to one member costs nobody else the room.
+func TestPanicInFlush(t *testing.T) {
+	table, s := NewTable(), new(Scratch)
+	a, b := joinRoom(table, "r", "a"), joinRoom(table, "r", "b")
+	bad := new(mine)
+	bad.Init("bad", bad)
+	table.Join([]byte("r"), &bad.Member)
+	r := a.Room()
+	r.Publish(&a.Member, []byte("1"))
+	func() {
+		defer func() {
+			if recover() == nil {
+				t.Error("no panic")
+			}
+		}()
+		r.Flush(s)
+	}()
+	wantIdle(t, r)
+	table.Leave(&bad.Member)
+	b.take()
+	r.Publish(&a.Member, []byte("2"))
+	flushAll(r, s)
+	b.wantHeard(t, "2")
+}
+
+// mine is a member whose writes panic.
+type mine struct{ Member }
+
+func (*mine) Write([]byte) { panic("stepped on") }
+
 // Several drain and flush a large room at once, each stuck in turn in a slow
 // member. A deadlock would end the test: nothing but they is in its bubble.
 func TestDrainsAndFlushesAtOnce(t *testing.T) {
@@ -286,7 +337,7 @@ func TestDrainsAndFlushesAtOnce(t *testing.T) {
 		var rest []*ear
 		for i := range 4 {
 			gates = append(gates, joinGate(table, fmt.Sprint("gate", i)))
-			rest = append(rest, joinMany(table, chunk-1)...)
+			rest = append(rest, joinMany(table, maxChunk-1)...)
 		}
 		r := gates[0].Room()
 		ended := make(chan struct{})

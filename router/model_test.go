@@ -26,8 +26,7 @@ type modelRoom struct {
 }
 
 type modelMessage struct {
-	from    *ear
-	targets map[*ear]bool // nil: broadcast
+	targets map[*ear]bool // of those who were there when it was said
 	frame   string
 }
 
@@ -72,9 +71,11 @@ func (m *model) frame() string {
 func (m *model) publish(r *modelRoom, from *ear) {
 	frame := m.frame()
 	from.Room().Publish(&from.Member, []byte(frame))
-	if len(r.members) > 1 {
-		r.log = append(r.log, modelMessage{from: from, frame: frame})
+	targets := make(map[*ear]bool)
+	for _, e := range r.members {
+		targets[e] = e != from
 	}
+	r.log = append(r.log, modelMessage{targets, frame})
 }
 
 func (m *model) publishTo(r *modelRoom, from *ear, id string) {
@@ -89,7 +90,7 @@ func (m *model) publishTo(r *modelRoom, from *ear, id string) {
 	if found != (len(targets) > 0) {
 		m.fail("a message to %s: found %v, want %v", id, found, !found)
 	}
-	r.log = append(r.log, modelMessage{from, targets, frame})
+	r.log = append(r.log, modelMessage{targets, frame})
 }
 
 // flush flushes r and compares what each member, and each that has left, heard.
@@ -104,7 +105,7 @@ func (m *model) flush(r *modelRoom) {
 	for _, e := range r.members {
 		var want strings.Builder
 		for _, x := range r.log {
-			if x.targets[e] || x.targets == nil && x.from != e {
+			if x.targets[e] {
 				want.WriteString(x.frame)
 			}
 		}

@@ -2,6 +2,7 @@ package router
 
 import (
 	"sync"
+	"sync/atomic"
 	"unsafe"
 )
 
@@ -23,6 +24,7 @@ type Member struct {
 	room *Room
 
 	index int32 // position in room.members, -1 when out; guarded by the shard's lock and room.mu
+	same  int32 // position in room.byID[id], if there is an index; guarded by room.mu
 	mark  int32 // 1 + position in the outgoing batch's involved, 0 if not there; written under room.mu
 }
 
@@ -39,14 +41,18 @@ func (m *Member) ID() string { return m.id }
 func (m *Member) Room() *Room { return m.room }
 
 const (
-	// LogLimit is the number of bytes in a room's log beyond which the
-	// publisher must flush it itself, so that a fast sender is held back by
-	// its own socket and not by memory.
+	// LogLimit is the number of bytes in a room's log beyond which the room is
+	// Full: its members are not read until it is flushed, so that a fast sender is
+	// held back by its own socket and not by memory.
 	LogLimit = 1 << 20
 
 	// maxEntries bounds the log in the same way where frames are small, or one
 	// goes to many connections of one peer: its entries take LogLimit bytes then.
 	maxEntries = LogLimit / int(unsafe.Sizeof(entry{}))
+
+	// mostEntries is where a publisher cannot even finish what it has read. Only a
+	// message to many connections of one peer gets there from below maxEntries.
+	mostEntries = 8 * maxEntries
 
 	// indexAbove is the number of members above which a room that sees direct
 	// messages keeps an index by peerId. Below it, comparing a few strings
@@ -61,6 +67,8 @@ type Room struct {
 	id    string
 	shard uint32 // position in Table.shards
 
+	full atomic.Bool // the log is past its limits; written under mu
+
 	mu      sync.Mutex // guards what follows
 	active  bool       // somebody has undertaken to call Flush until it returns false
 	members []*Member
@@ -68,6 +76,10 @@ type Room struct {
 	log     *batch               // what is to be flushed; nil when there is nothing
 	out     *batch               // what is being flushed; nil when nobody flushes
 }
+
+// Full reports whether the room has more to flush than it should hold. Whoever
+// reads from its members leaves them alone then. Cheap, and safe to call at any time.
+func (r *Room) Full() bool { return r.full.Load() }
 
 // ID returns the relayId.
 func (r *Room) ID() string { return r.id }
@@ -85,7 +97,7 @@ const (
 // returns false.
 func (m Must) Note() bool { return m&mustNote != 0 }
 
-// Drain: the log is past LogLimit, and the caller calls Drain now.
+// Drain: the log is so far past its limits that the caller calls Drain now.
 func (m Must) Drain() bool { return m&mustDrain != 0 }
 
 // Publish appends frame, one encoded message, to the log, for everyone but
@@ -150,7 +162,10 @@ func (r *Room) mustLocked(b *batch) Must {
 		must = mustNote
 	}
 	if len(b.buf) > LogLimit || len(b.entries) > maxEntries {
-		must |= mustDrain
+		r.full.Store(true)
+		if len(b.entries) > mostEntries {
+			must |= mustDrain
+		}
 	}
 	return must
 }
@@ -159,10 +174,16 @@ func (r *Room) indexLocked() map[string][]*Member {
 	if r.byID == nil {
 		r.byID = make(map[string][]*Member, len(r.members))
 		for _, m := range r.members {
-			r.byID[m.id] = append(r.byID[m.id], m)
+			r.indexMemberLocked(m)
 		}
 	}
 	return r.byID
+}
+
+func (r *Room) indexMemberLocked(m *Member) {
+	same := r.byID[m.id]
+	m.same = int32(len(same))
+	r.byID[m.id] = append(same, m)
 }
 
 // add is called under the shard's lock, by Table.Join alone.
@@ -172,7 +193,10 @@ func (r *Room) add(m *Member) {
 	m.room, m.index = r, int32(len(r.members))
 	r.members = append(r.members, m)
 	if r.byID != nil {
-		r.byID[m.id] = append(r.byID[m.id], m)
+		r.indexMemberLocked(m)
+	}
+	if b := r.log; b != nil { // what is in it was not said to m
+		b.joined = append(b.joined, joining{m, int32(len(b.entries))})
 	}
 }
 
@@ -203,15 +227,12 @@ func (r *Room) unindexLocked(m *Member) {
 		return
 	}
 	same := r.byID[m.id]
-	for i, x := range same {
-		if x == m {
-			same[i] = same[len(same)-1]
-			same[len(same)-1] = nil
-			same = same[:len(same)-1]
-			break
-		}
-	}
-	if len(same) == 0 {
+	last := len(same) - 1
+	same[m.same] = same[last]
+	same[m.same].same = m.same
+	same[last] = nil
+	same = same[:last]
+	if last == 0 {
 		delete(r.byID, m.id)
 	} else {
 		r.byID[m.id] = same

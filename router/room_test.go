@@ -180,28 +180,30 @@ func TestLogLimit(t *testing.T) {
 	table, s := NewTable(), new(Scratch)
 	a, b := joinRoom(table, "r", "a"), joinRoom(table, "r", "b")
 	r := a.Room()
-	if r.Publish(&a.Member, make([]byte, LogLimit/2)).Drain() {
-		t.Error("a log below its limit is to be drained")
+	r.Publish(&a.Member, make([]byte, LogLimit/2))
+	if r.Full() {
+		t.Error("a room whose log is below its limit is full")
 	}
-	must := r.Publish(&a.Member, make([]byte, LogLimit/2+1))
-	if !must.Drain() || must.Note() {
-		t.Fatalf("a log past its limit obliges to %b, want to drain it", must)
+	if must := r.Publish(&a.Member, make([]byte, LogLimit/2+1)); must != 0 || !r.Full() {
+		t.Fatalf("a log past its limit: obliges to %b, full %v; want 0, true", must, r.Full())
 	}
-	if r.Drain(s) {
-		t.Error("a drained room is to be flushed at the next tick")
-	}
+	flushAll(r, s)
 	if heard, _ := b.take(); len(heard) != LogLimit/2*2+1 {
 		t.Errorf("heard %d bytes, want %d", len(heard), LogLimit/2*2+1)
 	}
 	wantIdle(t, r)
-	if must, _ := r.PublishTo(&a.Member, []byte("b"), make([]byte, LogLimit+1)); !must.Drain() || !must.Note() {
-		t.Errorf("a message larger than the limit obliges to %b, want to note and drain", must)
+	if r.Full() {
+		t.Error("a room is full behind its flush")
+	}
+	if must, _ := r.PublishTo(&a.Member, []byte("b"), make([]byte, LogLimit+1)); must.Drain() || !must.Note() || !r.Full() {
+		t.Errorf("a message larger than the limit: obliges to %b, full %v; want to note, true", must, r.Full())
 	}
 }
 
 // A log is memory that a peer can make grow. What it costs is its bytes and its
 // entries: tiny messages, or one to many connections of one name, are mostly
-// entries.
+// entries. Its publisher, which may have read more than it can take, stops at a
+// multiple of what makes it full.
 func TestLogLimitBoundsMemory(t *testing.T) {
 	f := func(what string, members int, publish func(r *Room, from *Member) Must) {
 		t.Helper()
@@ -213,11 +215,11 @@ func TestLogLimitBoundsMemory(t *testing.T) {
 			}
 		}
 		r := first.Room()
-		const most = 4 * LogLimit
-		for !publish(r, &first.Member).Drain() {
-			if size := len(r.log.buf) + len(r.log.entries)*int(unsafe.Sizeof(entry{})); size > most {
-				t.Errorf("%s: the log takes %d bytes, %d of them messages, and is not to be drained; want at most %d",
-					what, size, len(r.log.buf), most)
+		for drain := false; !drain; {
+			drain = publish(r, &first.Member).Drain()
+			size := len(r.log.buf) + len(r.log.entries)*int(unsafe.Sizeof(entry{}))
+			if size > 3*LogLimit && !r.Full() || size > 12*LogLimit {
+				t.Errorf("%s: the log takes %d bytes, %d of them messages; full %v, drain %v", what, size, len(r.log.buf), r.Full(), drain)
 				return
 			}
 		}
@@ -229,6 +231,35 @@ func TestLogLimitBoundsMemory(t *testing.T) {
 		must, _ := r.PublishTo(from, []byte("x"), []byte(`..{"targetPeerId":"x"}`))
 		return must
 	})
+}
+
+// What was said before a member came is not for it, however long it takes to be
+// flushed; what it said itself before it left and came back least of all.
+func TestJoinBehindALog(t *testing.T) {
+	table, s := NewTable(), new(Scratch)
+	a, b := joinRoom(table, "r", "a"), joinRoom(table, "r", "b")
+	r := a.Room()
+	r.Publish(&a.Member, []byte("1"))
+	r.Publish(&b.Member, []byte("2"))
+	table.Leave(&a.Member)
+	again := joinRoom(table, "r", "a")
+	r.PublishTo(&b.Member, []byte("a"), []byte("3"))
+	r.Publish(&b.Member, []byte("4"))
+	r.Publish(&again.Member, []byte("5"))
+	late := joinRoom(table, "r", "late")
+	gone := joinRoom(table, "r", "gone")
+	table.Leave(&gone.Member)
+	r.Publish(&b.Member, []byte("6"))
+	flushAll(r, s)
+	again.wantHeard(t, "346")
+	late.wantHeard(t, "6")
+	b.wantHeard(t, "15")
+	a.wantHeard(t, "")
+	gone.wantHeard(t, "")
+	r.Publish(&b.Member, []byte("7"))
+	flushAll(r, s)
+	late.wantHeard(t, "7")
+	wantIdle(t, r)
 }
 
 // TestTargets takes a room over the size from which it keeps an index and back, by

@@ -48,7 +48,7 @@ func (f *flushers) note(i int, r *Room) {
 // do does what a publisher in loop i must.
 func (f *flushers) do(i int, must Must, r *Room, s *Scratch) {
 	note := must.Note()
-	if must.Drain() {
+	if must.Drain() || r.Full() {
 		note = r.Drain(s)
 	}
 	if note {
@@ -182,7 +182,7 @@ func stress(t *testing.T, stay, senders, messages, padding int) {
 
 func TestStressSmallRoom(t *testing.T) { stress(t, 2, 4, 500, 0) }
 
-func TestStressManyChunks(t *testing.T) { stress(t, 3*chunk, 3, 40, 0) }
+func TestStressManyChunks(t *testing.T) { stress(t, 3*maxChunk, 3, 40, 0) }
 
 // Three messages fill a log, so publishers drain it themselves.
 func TestStressLogLimit(t *testing.T) { stress(t, 2, 3, 20, LogLimit/3) }

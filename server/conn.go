@@ -8,6 +8,7 @@ import (
 	"unsafe"
 
 	"github.com/lesismal/nbio"
+	"golang.org/x/sys/unix"
 )
 
 // newConn makes an nbio connection out of a non-blocking socket that nobody
@@ -93,18 +94,42 @@ func send(c *nbio.Conn, b []byte) (n int, err syscall.Errno) {
 		mu.Unlock()
 		return 0, errConnClosed
 	}
-	call := syscall.RawSyscall6
+	const flags = syscall.MSG_DONTWAIT | syscall.MSG_NOSIGNAL
+	var r uintptr
 	if len(b) > maxRawBytes {
-		call = syscall.Syscall6
+		r, _, err = syscall.Syscall6(syscall.SYS_SENDTO, uintptr(c.Hash()),
+			uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), flags, 0, 0)
+	} else {
+		r, _, err = syscall.RawSyscall6(syscall.SYS_SENDTO, uintptr(c.Hash()),
+			uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), flags, 0, 0)
 	}
-	r, _, err := call(syscall.SYS_SENDTO, uintptr(c.Hash()),
-		uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), syscall.MSG_DONTWAIT|syscall.MSG_NOSIGNAL, 0, 0)
 	mu.Unlock()
 	if err != 0 {
 		return 0, err
 	}
 	return int(r), 0
 }
+
+// enqueue copies b behind what waits in nbio's queue, to be written when the socket
+// has room. nbio's own Write would try the socket once more, in vain, and close the
+// connection on an error, from whatever goroutine we are in: see hangUp.
+func enqueue(c *nbio.Conn, b []byte) {
+	mu, ok := lockConn(c)
+	defer mu.Unlock()
+	if ok {
+		newToWriteBuf(c, b)
+		modWrite(c)
+	}
+}
+
+// Methods of nbio.Conn, to be called under its lock. (The linker fails if another
+// version of nbio does not have them.)
+
+//go:linkname newToWriteBuf github.com/lesismal/nbio.(*Conn).newToWriteBuf
+func newToWriteBuf(c *nbio.Conn, b []byte)
+
+//go:linkname modWrite github.com/lesismal/nbio.(*Conn).modWrite
+func modWrite(c *nbio.Conn)
 
 // endSending shuts the sending side of the socket: FIN follows what was sent.
 func endSending(c *nbio.Conn) { shutdown(c, syscall.SHUT_WR) }
@@ -121,6 +146,19 @@ func shutdown(c *nbio.Conn, how int) {
 	if ok {
 		_ = syscall.Shutdown(c.Hash(), how)
 	}
+}
+
+// hasEnded reports whether the other end has shut its sending side, or is gone;
+// what it sent before that may still be unread.
+func hasEnded(c *nbio.Conn) bool {
+	mu, ok := lockConn(c)
+	defer mu.Unlock()
+	if !ok {
+		return true
+	}
+	fds := []unix.PollFd{{Fd: int32(c.Hash()), Events: unix.POLLRDHUP}}
+	n, _ := unix.Poll(fds, 0)
+	return n > 0
 }
 
 // accept takes a connection from a listening socket; the new socket is

@@ -18,6 +18,7 @@ type input struct {
 	msgOp byte   // opcode of the fragmented message, 0 if there is none
 
 	skip int64 // in phaseClosing: bytes to throw away before the next header
+	last bool  // in phaseClosing: they are the payload of the peer's close frame
 }
 
 // maxKeepInput bounds the buffers that go back to the pool, in bytes.
@@ -77,12 +78,18 @@ func (p *peer) discard(data []byte) (closeCame bool) {
 		}
 		in.need = 0
 	}
-	for len(data) > 0 {
+	for len(data) > 0 || in.last {
 		if in.skip > 0 {
 			n := min(in.skip, int64(len(data)))
 			in.skip -= n
 			data = data[n:]
+			if in.skip > 0 {
+				return false
+			}
 			continue
+		}
+		if in.last {
+			return true // and only now: closed with a part of it unread, the socket would send a reset
 		}
 		had := len(in.buf)
 		in.buf = append(in.buf, data[:min(len(data), maxClientHeader-had)]...)
@@ -91,13 +98,12 @@ func (p *peer) discard(data []byte) (closeCame bool) {
 		case err != nil:
 			in.skip = math.MaxInt64 // no telling where the next header is
 			in.buf = in.buf[:0]
-		case len(in.buf) > 0 && h.first&opcodeBits == opClose:
-			return true
 		case h.size == 0:
 			return false // a part of a header: data is used up
 		default:
 			data = data[h.size-had:]
 			in.skip = h.length
+			in.last = h.opcode() == opClose
 			in.buf = in.buf[:0]
 		}
 	}

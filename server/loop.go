@@ -34,6 +34,8 @@ type loop struct {
 
 	mu     sync.Mutex
 	posted []*router.Room // from other goroutines
+	closed []*peer        // whose input is to be released
+	silent bool           // the eventfd may be gone
 }
 
 var one uint64 = 1 // what a ring adds to an eventfd's counter
@@ -52,9 +54,29 @@ func (l *loop) post(r *router.Room) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.posted = append(l.posted, r)
-	if len(l.posted) == 1 {
+	l.ringOnceLocked()
+}
+
+// release has the loop give back the unfinished input of a closed peer. nbio keeps
+// connections that it has closed in memory, hundreds of them and for any time.
+func (l *loop) release(p *peer) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closed = append(l.closed, p)
+	l.ringOnceLocked()
+}
+
+func (l *loop) ringOnceLocked() {
+	if len(l.posted)+len(l.closed) == 1 && !l.silent {
 		l.ring()
 	}
+}
+
+// silence is called before the engine stops: from then on nobody rings.
+func (l *loop) silence() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.silent = true
 }
 
 func (l *loop) ring() {
@@ -62,13 +84,26 @@ func (l *loop) ring() {
 	_, _, _ = syscall.RawSyscall(syscall.SYS_WRITE, uintptr(l.wake), uintptr(unsafe.Pointer(&one)), unsafe.Sizeof(one))
 }
 
-// read handles what has come for p. A peer that sends faster than it is served
-// has its next turn in the next round: epoll is level-triggered.
+// read handles what has come for p. A peer that sends faster than it is served has
+// its next turn in the next round, and one whose room's log is full when that is
+// flushed: so a fast sender is held back by its own socket.
 func (l *loop) read(p *peer) {
 	if p.at() == phaseClosed { // also what everything below happens after: see Server.add
 		return
 	}
-	for range readsPerEvent {
+	for reads := 0; ; reads++ {
+		room := p.Room()
+		full := room != nil && room.Full()
+		if full || reads >= readsPerEvent {
+			// Its next turn comes by itself, as epoll is level-triggered; but not if it
+			// has said all: then nbio closes it when we return.
+			if !hasEnded(p.nb) {
+				return
+			}
+			if full {
+				l.drain(room)
+			}
+		}
 		n, err := receive(p.nb, l.in)
 		if n > 0 {
 			l.serve(p, l.in[:n])
@@ -94,6 +129,14 @@ func (l *loop) tick() {
 	l.ticking = append(l.ticking, l.posted...)
 	clear(l.posted)
 	l.posted = l.posted[:0]
+	for i, p := range l.closed {
+		if in := p.in; in != nil {
+			p.in = nil
+			in.release()
+		}
+		l.closed[i] = nil
+	}
+	l.closed = l.closed[:0]
 	l.mu.Unlock()
 	for _, r := range l.ticking {
 		l.flush(r)
@@ -118,11 +161,16 @@ func (l *loop) flush(r *router.Room) {
 
 // do does what a publisher must.
 func (l *loop) do(must router.Must, r *router.Room) {
-	note := must.Note()
 	if must.Drain() {
-		note = r.Drain(&l.scratch)
+		l.drain(r)
+	} else if must.Note() {
+		l.note(r)
 	}
-	if note {
+}
+
+// drain flushes r here and now.
+func (l *loop) drain(r *router.Room) {
+	if r.Drain(&l.scratch) {
 		l.note(r)
 	}
 }

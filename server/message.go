@@ -6,6 +6,10 @@ import (
 	"relaygate/router"
 )
 
+// heartbeatBytes is the length of "ping" and "pong", which are taken from a peer
+// however small MAX_MESSAGE_BYTES is.
+const heartbeatBytes = 4
+
 // frames handles the frames in data, which begins where a frame begins or, if
 // p has unfinished input, where that goes on. It returns what is left when the
 // peer is no longer open, nil otherwise.
@@ -101,7 +105,7 @@ func (l *loop) header(p *peer, b []byte) (header, *farewell) {
 			return h, nil // a control frame: its size is checked
 		}
 	}
-	if h.size > 0 && h.length > int64(l.srv.cfg.MaxMessage)-joined {
+	if h.size > 0 && h.length > int64(l.srv.cfg.MaxMessage)-joined && !(plain && h.opcode() == opText && h.length == heartbeatBytes) {
 		return h, byeTooBig
 	}
 	return h, nil
@@ -167,7 +171,7 @@ func (l *loop) message(p *peer, op byte, b []byte, at int) {
 	payload := b[at:]
 	room := p.Room()
 	if op == opText {
-		if len(payload) == 4 {
+		if len(payload) == heartbeatBytes {
 			switch string(payload) {
 			case "ping":
 				l.out = appendFrame(l.out, opText, []byte("pong"))
@@ -175,6 +179,10 @@ func (l *loop) message(p *peer, op byte, b []byte, at int) {
 			case "pong":
 				return
 			}
+		}
+		if len(payload) > l.srv.cfg.MaxMessage { // as heartbeatBytes may be
+			l.farewell(p, byeTooBig)
+			return
 		}
 		if !utf8.Valid(payload) {
 			l.farewell(p, byeTextNotUTF8)

@@ -50,10 +50,12 @@ type peer struct {
 	queued atomic.Int64  // bytes in nb's queue: the socket did not take them at once
 	phase  atomic.Uint32 // of type phase; written under mu
 	heard  atomic.Bool   // something came since the wheel's last visit
+	took   atomic.Bool   // the socket took something of what was queued since then
 	finish atomic.Bool   // shut the socket's sending side when queued is 0
 	cause  atomic.Uint32 // of type closeCause
 
 	seatedIn seating     // guarded by mu
+	waited   bool        // something was queued at the heartbeat wheel's last visit; the wheel's goroutine's own
 	awaits   bool        // our close frame was the first, the peer's is to come; static from phaseClosing on
 	seat     health.Seat // the wheel's
 
@@ -114,16 +116,17 @@ func (p *peer) submit(b []byte) {
 		}
 	}
 	if p.queued.Add(int64(len(b))) > int64(p.srv.cfg.MaxQueue) {
-		p.cause.Store(uint32(closedSlow)) // and not by nbio's own bound, which closes from here
+		p.cause.Store(uint32(closedSlow))
 		hangUp(p.nb)
 		return
 	}
-	_, _ = p.nb.Write(b) // an error has closed the connection, and onClose follows
+	enqueue(p.nb, b)
 }
 
 // onWritten is nbio's OnWrittenSize: the socket took n bytes of what was queued. It
 // runs under nb's lock, so the descriptor is still this connection's.
 func (p *peer) onWritten(n int) {
+	p.took.Store(true)
 	if p.queued.Add(int64(-n)) == 0 && p.finish.Load() {
 		_ = syscall.Shutdown(p.nb.Hash(), syscall.SHUT_WR)
 	}
@@ -213,12 +216,19 @@ func (p *peer) closeHandshake() {
 var pingFrame = appendFrame(nil, opText, []byte("ping"))
 
 // beat is the wheel's visit: nothing heard since the last one, and the peer is
-// evicted; else it is asked to say something.
+// evicted; else it is asked to say something. A peer that talks but has not read a
+// byte of what has waited for it all that time holds our memory for nothing.
 func (p *peer) beat() {
-	if p.heard.Swap(false) {
-		p.Write(pingFrame)
-	} else {
+	heard, took := p.heard.Swap(false), p.took.Swap(false)
+	switch {
+	case !heard:
 		p.close(byeHeartbeat, false)
+	case p.waited && !took && p.queued.Load() > 0:
+		p.cause.Store(uint32(closedSlow))
+		hangUp(p.nb)
+	default:
+		p.Write(pingFrame)
+		p.waited = p.queued.Load() > 0
 	}
 }
 
@@ -244,6 +254,7 @@ func (p *peer) onClose(err error) {
 	p.phase.Store(uint32(phaseClosed))
 	p.srv.table.Leave(&p.Member)
 	p.srv.wheels[p.seatedIn].Remove(p)
+	p.srv.loopOf(p.nb).release(p)
 	p.srv.stats.connections.Add(-1)
 	cause := closeCause(p.cause.Load())
 	p.srv.stats.closed[cause].Add(1)

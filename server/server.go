@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -35,8 +36,7 @@ const (
 	readBufferBytes = 512 << 10
 
 	// readsPerEvent bounds how often one connection is read before the next
-	// has its turn. nbio closes a peer that has shut its sending side after
-	// this, so what it sent last must fit: 1 MiB.
+	// has its turn.
 	readsPerEvent = 2
 
 	// closeTimeout is how long a peer may take to answer our close frame.
@@ -122,6 +122,25 @@ func (s *Server) turn(in seating, visit func(*peer)) {
 	}
 }
 
+// queueAllocator allocates what waits in nbio's queues. nbio appends to the last
+// buffer of a queue until it holds 64 KiB; above 32 KiB its allocator gives just
+// what is asked for, so every small message behind that would copy the buffer.
+type queueAllocator struct{ mempool.Allocator }
+
+const (
+	pooledBytes = 32 << 10 // the largest buffer that nbio's allocator rounds up
+	queueBytes  = 64 << 10 // nbio's maxWriteCacheOrFlushSize
+)
+
+// Malloc implements mempool.Allocator.
+func (a queueAllocator) Malloc(size int) *[]byte {
+	if size <= pooledBytes || size >= queueBytes {
+		return a.Allocator.Malloc(size)
+	}
+	b := make([]byte, size, queueBytes)
+	return &b
+}
+
 // startEngine starts nbio with our loops.
 func (s *Server) startEngine() error {
 	n := s.cfg.Loops()
@@ -131,12 +150,12 @@ func (s *Server) startEngine() error {
 		ReadBufferSize:     1, // the loops have their own
 		MaxWriteBufferSize: s.cfg.MaxQueue,
 		// The default pool mixes all sizes: small queues would hold large buffers.
-		BodyAllocator: mempool.NewAligned(),
+		BodyAllocator: queueAllocator{mempool.NewAligned()},
 	})
 	s.engine.OnRead(func(c *nbio.Conn) {
 		switch x := c.Session().(type) {
 		case *peer:
-			s.loops[c.Hash()%n].read(x)
+			s.loopOf(c).read(x)
 		case *loop:
 			x.tick()
 		}
@@ -151,51 +170,65 @@ func (s *Server) startEngine() error {
 			p.onClose(err)
 		}
 	})
+	wakes, err := makeWakes(n)
+	if err != nil {
+		return err
+	}
 	gate := newGate(string(s.cfg.AdminSecret), s.cfg.AllowedOrigins)
 	for range n {
 		s.loops = append(s.loops, &loop{srv: s, shaker: newHandshaker(gate), in: make([]byte, readBufferBytes)})
 	}
 	if err := s.engine.Start(); err != nil {
+		for _, fd := range wakes {
+			_ = syscall.Close(fd)
+		}
 		return fmt.Errorf("start event loops: %w", err)
 	}
-	if err := s.addWakes(); err != nil {
-		s.engine.Stop()
-		return err
+	for i, l := range s.loops {
+		l.wake = wakes[i]
+		c := newConn(l.wake, nbio.ConnTypeUnix)
+		c.SetSession(l)
+		if _, err := s.engine.AddConn(c); err != nil {
+			// The engine is left as it is: stopped right behind its start, nbio can
+			// miss that and spin for ever.
+			return fmt.Errorf("watch eventfd: %w", err)
+		}
 	}
 	return nil
 }
 
-// addWakes gives each loop its eventfd. nbio picks the poller by the descriptor's
-// number, so descriptors are made until each loop has one.
-func (s *Server) addWakes() error {
-	found := make([]int, len(s.loops))
+// loopOf returns the loop that serves a connection: nbio picks the poller by the
+// descriptor's number.
+func (s *Server) loopOf(c *nbio.Conn) *loop { return s.loops[c.Hash()%len(s.loops)] }
+
+// makeWakes makes an eventfd for each of n loops. Descriptors are made until there
+// is one whose number is right for each.
+func makeWakes(n int) (found []int, err error) {
+	found = slices.Repeat([]int{-1}, n)
 	var spare []int
 	defer func() {
 		for _, fd := range spare {
 			_ = syscall.Close(fd)
 		}
 	}()
-	for missing := len(found); missing > 0; {
+	for missing := n; missing > 0; {
 		fd, err := eventfd()
 		if err != nil {
-			return fmt.Errorf("eventfd: %w", err)
+			for _, fd := range found {
+				if fd >= 0 {
+					_ = syscall.Close(fd)
+				}
+			}
+			return nil, fmt.Errorf("descriptors for %d event loops: %w", n, err)
 		}
-		if i := fd % len(found); found[i] == 0 {
+		if i := fd % n; found[i] < 0 {
 			found[i] = fd
 			missing--
 		} else {
 			spare = append(spare, fd)
 		}
 	}
-	for i, l := range s.loops {
-		l.wake = found[i]
-		c := newConn(l.wake, nbio.ConnTypeUnix)
-		c.SetSession(l)
-		if _, err := s.engine.AddConn(c); err != nil {
-			return fmt.Errorf("watch eventfd: %w", err)
-		}
-	}
-	return nil
+	return found, nil
 }
 
 // Drain stops the relay: it accepts no more, delivers what was published, says
@@ -216,6 +249,9 @@ func (s *Server) Drain(ctx context.Context) error {
 	err := s.awaitEmpty(ctx)
 	close(s.stop)
 	s.running.Wait()
+	for _, l := range s.loops {
+		l.silence()
+	}
 	s.engine.Stop()
 	return err
 }
