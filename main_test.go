@@ -280,6 +280,17 @@ func TestOpenFileLimit(t *testing.T) {
 	}
 }
 
+// TestTooFewDescriptorsForTheLoops: a start that cannot succeed ends, and says why.
+func TestTooFewDescriptorsForTheLoops(t *testing.T) {
+	for _, limit := range []int{150, 250, 500} { // each fails at another point
+		c := command(t, []string{"EVENT_LOOPS=200"}, "sh", "-c", fmt.Sprintf("ulimit -n %d && exec RELAYGATE", limit))
+		out, _ := c.CombinedOutput()
+		if c.ProcessState.ExitCode() != 1 || !strings.Contains(string(out), "too many open files") {
+			t.Errorf("with %d descriptors: exit status %d, want 1, and the reason: %s", limit, c.ProcessState.ExitCode(), out)
+		}
+	}
+}
+
 func TestCommandLine(t *testing.T) {
 	f := func(environ []string, args string, status int, wantOut, wantErr []string) {
 		t.Helper()

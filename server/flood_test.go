@@ -1,0 +1,244 @@
+package server
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"runtime"
+	"slices"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"relaygate/router"
+)
+
+// What a public port meets: the huge, the many and those that do not read.
+
+// TestFloodArrivesWhole: a sender that fills its room's log many times over is held
+// back, and everyone hears all of it; also what it said last before it ended.
+func TestFloodArrivesWhole(t *testing.T) {
+	const readers, messages = 30, 200_000
+	s := start(t, "EVENT_LOOPS=2")
+	var group sync.WaitGroup
+	for i := range readers {
+		c := open(t, s, "r", fmt.Sprint(i))
+		c.send(text("ping"))
+		c.wantFrame(0x1, "pong")
+		group.Go(func() {
+			got, err := io.ReadAll(io.LimitReader(c.in, 2*messages))
+			if want := bytes.Repeat([]byte{0x82, 0}, messages); err != nil || !bytes.Equal(got, want) {
+				t.Errorf("reader %d: %d bytes, %v; want %d empty messages", i, len(got), err, messages)
+			}
+		})
+	}
+	sender := open(t, s, "r", "sender")
+	sender.send(bytes.Repeat(maskedFrame(0x82, nil), messages), closeFrame(1000, ""))
+	if err := sender.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	sender.wantCloseFrame(1000)
+	group.Wait()
+}
+
+// TestAllBeforeTheEnd: what a peer sends before it shuts its side counts, however
+// much it is; nbio closes a connection as soon as it hears of that.
+func TestAllBeforeTheEnd(t *testing.T) {
+	const size = 900 << 10
+	s := start(t)
+	reader := join(t, s, "r", "reader")
+	for round := range 5 {
+		c := open(t, s, "r", "sender")
+		var want [][]byte
+		for i := range 3 {
+			want = append(want, append(fmt.Appendf(nil, "%d of round %d ", i, round), repeat("x", size)...))
+			c.send(maskedFrame(0x82, want[i]))
+		}
+		c.send(closeFrame(1000, ""))
+		if err := c.CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		c.wantCloseFrame(1000)
+		c.ended()
+		for _, w := range want {
+			hearBytes(t, reader, 2, w)
+		}
+	}
+}
+
+// heapBytes is what is in use behind a collection.
+func heapBytes() int64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.GC() // pools give back what they hold with the second one
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
+// TestClosedConnectionHoldsNothing of what it had begun to send, although nbio
+// keeps connections for a while.
+func TestClosedConnectionHoldsNothing(t *testing.T) {
+	const peers, each = 60, 1000 << 10
+	s := start(t)
+	before := heapBytes()
+	var all []*raw
+	for i := range peers {
+		all = append(all, open(t, s, fmt.Sprint(i), "p"))
+	}
+	for _, c := range all {
+		c.send(frameHeader(0x82, 0x80, 1<<20), []byte("mask"), make([]byte, each))
+	}
+	eventually(t, "all of it has come", func() bool { return heapBytes() > before+peers*each*9/10 })
+	for _, c := range all {
+		if err := c.SetLinger(0); err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+	}
+	eventually(t, "all are closed", func() bool { return s.Stats().Connections == 0 })
+	eventually(t, "it is given back", func() bool { return heapBytes() < before+peers*each/10 })
+	runtime.KeepAlive(all)
+}
+
+// fill sends messages of 8 KiB until something waits for every one of peers.
+func fill(t *testing.T, s *Server, sender *raw, peers int) []*peer {
+	t.Helper()
+	message := maskedFrame(0x82, make([]byte, 8<<10))
+	for range 1 << 16 {
+		sender.send(message, text("ping"))
+		sender.wantFrame(0x1, "pong")
+		waiting := s.wheels[seatHeartbeat].All()
+		waiting = slices.DeleteFunc(waiting, func(p *peer) bool { return p.queued.Load() == 0 })
+		if len(waiting) == peers {
+			return waiting
+		}
+	}
+	t.Fatal("sockets without an end")
+	return nil
+}
+
+// TestPeerThatOnlyTalks answers every heartbeat and reads nothing: it is closed
+// when not a byte has left its queue between two of them.
+func TestPeerThatOnlyTalks(t *testing.T) {
+	s := start(t)
+	sender, talker := open(t, s, "r", "sender"), open(t, s, "r", "talker")
+	p := fill(t, s, sender, 1)[0]
+	heartbeat := func() {
+		t.Helper()
+		p.heard.Store(true)
+		p.beat()
+	}
+	heartbeat() // the first to find a queue
+	go func() {
+		_, _ = io.CopyN(io.Discard, talker, 1<<20)
+	}()
+	eventually(t, "it has read something", p.took.Load)
+	heartbeat()
+	if p.at() != phaseOpen || s.Stats().Peers != 2 {
+		t.Fatal("a peer that reads is closed")
+	}
+	p = fill(t, s, sender, 1)[0]
+	p.took.Store(false)
+	heartbeat()
+	heartbeat()
+	eventually(t, "it is closed as slow", func() bool { return s.Stats().Closed["slow"] == 1 })
+}
+
+// TestQueueOfSmallMessages: behind a socket that is full, a small message costs its
+// bytes, and not a copy of what waits there.
+func TestQueueOfSmallMessages(t *testing.T) {
+	if raceEnabled {
+		return // the race detector makes sync.Pool forget at random
+	}
+	const peers, messages = 10, 3000
+	s := start(t)
+	for i := range peers {
+		open(t, s, "r", fmt.Sprint(i))
+	}
+	sender := open(t, s, "r", "sender")
+	fill(t, s, sender, peers)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for range messages {
+		sender.send(text("no more than that"), text("ping"))
+		sender.wantFrame(0x1, "pong")
+	}
+	runtime.ReadMemStats(&after)
+	if each := (after.TotalAlloc - before.TotalAlloc) / (peers * messages); each > 500 {
+		t.Errorf("each message of 17 bytes in a queue costs %d bytes of garbage, want its own and little more", each)
+	}
+}
+
+// TestHeartbeatsPassAnyLimit: who answers the relay's ping is not closed for it.
+func TestHeartbeatsPassAnyLimit(t *testing.T) {
+	s := start(t, "MAX_MESSAGE_BYTES=3")
+	c := open(t, s, "r", "c")
+	c.send(text("pong"), text("ping"))
+	c.wantFrame(0x1, "pong")
+	c.send(text("peng"))
+	c.wantClose(1009)
+	c = open(t, s, "r", "c")
+	c.send(maskedFrame(0x82, []byte("ping")))
+	c.wantClose(1009)
+}
+
+// TestCloseFrameInPieces: the connection ends when the peer's close frame is
+// complete, and not with a reset in the middle of it.
+func TestCloseFrameInPieces(t *testing.T) {
+	s := start(t)
+	c := open(t, s, "r", "c")
+	c.send(maskedFrame(0x81, []byte{0xff}))
+	c.wantCloseFrame(1007)
+	frame := closeFrame(1007, "so it was not")
+	for _, b := range frame[:len(frame)-1] {
+		c.send([]byte{b})
+		waitForInput(t, s, c)
+	}
+	if n := s.Stats().Connections; n != 1 {
+		t.Fatalf("%d connections before the last byte, want 1", n)
+	}
+	c.send(frame[len(frame)-1:])
+	c.ended()
+}
+
+// waitForInput waits until the relay's end of c has nothing left to read.
+func waitForInput(t *testing.T, s *Server, c *raw) {
+	t.Helper()
+	p := s.wheels[seatClosing].All()[0]
+	eventually(t, "a byte is read", func() bool { return unread(t, p.nb.Hash()) == 0 })
+}
+
+// A message cannot reach a room's new member that was said before it came, even
+// where the flush takes several ticks.
+func TestJoinBehindAMessage(t *testing.T) {
+	s := start(t)
+	var from router.Member
+	early := join(t, s, "r", "early")
+	room := s.table.All()[0]
+	from.Init("from", nobody{})
+	s.table.Join([]byte("r"), &from)
+	defer s.table.Leave(&from)
+	room.Publish(&from, []byte("\x81\x05early")) // and no loop knows that it should flush
+	late := join(t, s, "r", "late")
+	room.Publish(&from, []byte("\x81\x04both"))
+	flush(s)
+	hear(t, early, "early")
+	hear(t, early, "both")
+	hear(t, late, "both")
+}
+
+// nobody is a router.Conn.
+type nobody struct{}
+
+func (nobody) Write([]byte) {}
+
+// unread is how many bytes wait in a socket of this process.
+func unread(t *testing.T, fd int) int {
+	t.Helper()
+	n, err := unix.IoctlGetInt(fd, unix.SIOCINQ)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
