@@ -100,7 +100,8 @@ func newLog(cfg server.Config, w io.Writer) *zap.Logger {
 // takes for processors. A loop that waits for events holds one, and if there is
 // no idle one Go's monitor thread takes it away again every 20 µs: a seventh to a
 // quarter of all CPU time per delivery on one core (bench, pair and fanout-10).
-// GOMAXPROCS in the environment wins.
+// GOMAXPROCS in the environment wins; whoever sets it sets EVENT_LOOPS as well, one
+// below it, or it is the number of loops.
 func spareProcessor(loops int) {
 	if os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(loops + 1)
