@@ -274,20 +274,20 @@ func (b *bench) measureOne(ctx context.Context, sc scenario, s server, res *repo
 
 // seconds is roughly how long one measurement takes, start and stop included.
 func (b *bench) seconds(sc scenario) float64 {
-	one, warm := b.opt.duration.Seconds(), b.opt.warmup.Seconds()
+	one, long, warm := b.opt.duration.Seconds(), b.opt.length(sc).Seconds(), b.opt.warmup.Seconds()
 	switch sc.kind {
 	case latency:
 		// One round has all rates, the others have one.
 		rounds := float64(b.rounds(sc))
-		return 0.6 + (min(float64(curveRounds), rounds)*float64(len(shares)-1)*(one+warm)+rounds*(2*one+warm))/rounds
+		return 0.6 + (min(float64(curveRounds), rounds)*float64(len(shares)-1)*(one+warm)+rounds*(long+warm))/rounds
 	case slow:
-		return 0.9 + (2+stuckFor)*one
+		return 1.3 + 2*one + long
 	case connect:
 		return 1
 	case idle:
 		return 4*(b.opt.heartbeat+settle).Seconds() + float64(b.opt.conns)/10000
 	}
-	return 0.3 + warm + one + float64(b.opt.turns())*(turnWarmup.Seconds()+0.003)
+	return 0.3 + warm + long + float64(b.opt.turns())*(turnWarmup.Seconds()+0.003)
 }
 
 func (b *bench) estimate(servers int) (measurements int, seconds float64) {

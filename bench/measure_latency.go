@@ -114,7 +114,7 @@ func (s *session) step(ctx context.Context, r *report.Round, sc scenario, share 
 	copies := float64(sc.shape.Peers - 1)
 	length := s.b.opt.duration
 	if share == half {
-		length *= 2 // the one whose tail is compared needs the most samples
+		length = s.b.opt.length(sc)
 	}
 	start := load.Command{Do: load.DoStart, Rate: rate / float64(len(s.fleet.loaders))}
 	if _, err := s.fleet.all(ctx, s.b.opt.timeout, start); err != nil {
@@ -183,9 +183,6 @@ func (s *session) atHalf(r *report.Round, from, to window) {
 // lateShare is how much of the 99th percentile may be the load's own, before a round is marked.
 const lateShare = 0.25
 
-// stuckFor is how long readers stay stuck, in measurements: long enough for a queue of a few MiB to overflow.
-const stuckFor = 4
-
 // measureSlow compares what the others feel before and while one peer of each room does not read.
 func (b *bench) measureSlow(ctx context.Context, sc scenario, srv server) (r report.Round, err error) {
 	r.Metrics = map[string]float64{}
@@ -214,7 +211,7 @@ func (b *bench) measureSlow(ctx context.Context, sc scenario, srv server) (r rep
 	if _, err = s.fleet.all(ctx, b.opt.timeout, load.Command{Do: load.DoStick}); err != nil {
 		return r, err
 	}
-	from, to, err := s.spanAndLatest(ctx, stuckFor*b.opt.duration)
+	from, to, err := s.spanAndLatest(ctx, b.opt.length(sc))
 	if err != nil {
 		return r, err
 	}

@@ -117,8 +117,12 @@ func (b *bench) measureIdle(ctx context.Context, sc scenario, srv server) (r rep
 		r.Metrics[report.ResidentPerPeer] = points[len(points)-1].Y / float64(peers)
 		r.Metrics[report.ResidentSlope] = report.Slope(points)
 		r.Metrics[report.Empty] = float64(empty) / (1 << 20)
-		if s.t.proc == nil {
-			b.note("The target ran before: what it had freed and uses again is not in its figures per peer. Measure a relay that has just been started.")
+		// A peer's record and buffers cannot be less than this.
+		const least = 100
+		if each := r.Metrics[report.ResidentPerPeer]; s.t.proc == nil && each < max(0.8*r.Metrics[report.ResidentSlope], least) {
+			delete(r.Metrics, report.ResidentPerPeer)
+			delete(r.Metrics, report.ResidentSlope)
+			b.note("The target had held peers before: what it freed and uses again is in no figure per peer. Measure a relay that has just been started.")
 		}
 	}
 	if err = s.heartbeats(ctx, &r, peers); err != nil {

@@ -95,7 +95,7 @@ func (x *steadyRun) turn(ctx context.Context, sc scenario, isFirst bool) error {
 	if err := pause(ctx, warm); err != nil {
 		return err
 	}
-	from, to, err := s.span(ctx, s.b.opt.duration/time.Duration(s.b.opt.turns()))
+	from, to, err := s.span(ctx, s.b.opt.length(sc)/time.Duration(s.b.opt.turns()))
 	if err != nil {
 		return err
 	}

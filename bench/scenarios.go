@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"regexp"
+	"time"
 
 	"relaygate/bench/load"
 	"relaygate/bench/report"
@@ -19,15 +20,26 @@ const (
 
 // scenario is one declared load. Zero rounds mean the flag's.
 type scenario struct {
-	name    string
-	about   string
-	kind    string
-	shape   load.Shape
-	rate    float64 // messages per second (slow)
-	churn   float64 // peers that leave and return, per second
-	rounds  int
-	primary string // the metric its verdict is about
-	quick   bool   // part of -quick
+	name  string
+	about string
+	kind  string
+	shape load.Shape
+	rate  float64 // messages per second (slow)
+	churn float64 // peers that leave and return, per second
+
+	// duration is the length of the part that is compared, in multiples of the flag's; zero is one.
+	duration float64
+	rounds   int
+	primary  string // the metric its verdict is about
+	quick    bool   // part of -quick
+}
+
+// length is how long the part of a scenario that is compared takes.
+func (o *options) length(sc scenario) time.Duration {
+	if sc.duration == 0 {
+		return o.duration
+	}
+	return time.Duration(sc.duration * float64(o.duration))
 }
 
 // small is the size of an ordinary message: a JSON text of a few fields.
@@ -80,14 +92,15 @@ var scenarios = []scenario{
 		shape: load.Shape{Rooms: 50, Peers: 10, Loose: 2, Senders: 1, Window: 1, Size: small},
 	},
 	{
-		name: "latency", kind: latency, primary: report.P99Half, rounds: 5, quick: true,
+		name: "latency", kind: latency, primary: report.P99Half, duration: 2, rounds: 5, quick: true, // a tail needs samples
 		about: "100 rooms of 10; evenly spaced messages at fixed rates, timed from when each should have been sent",
 		shape: load.Shape{Rooms: 100, Peers: 10, Senders: 1, Window: 2, Size: small},
 	},
 	{
 		name: "slow", kind: slow, primary: report.P99Stuck, rate: 800, rounds: 2,
-		about: "2 rooms of 10, 400 messages of 16 KiB per second in each; one peer per room stops reading",
-		shape: load.Shape{Rooms: 2, Peers: 10, Loose: 1, Senders: 1, Window: 1, Size: 16 << 10, Binary: true},
+		duration: 4, // long enough for a queue of a few MiB to overflow
+		about:    "2 rooms of 10, 400 messages of 16 KiB per second in each; one peer per room stops reading",
+		shape:    load.Shape{Rooms: 2, Peers: 10, Loose: 1, Senders: 1, Window: 1, Size: 16 << 10, Binary: true},
 	},
 	{
 		name: "connect", kind: connect, primary: report.HandshakesPerCPU, quick: true,

@@ -80,9 +80,14 @@ func (s *Scenario) verdict() string {
 		parts = append(parts, "One round of "+single+", so the spread is unknown.")
 	}
 	if names := s.marked(func(r *Round) bool { return r.LoadBound }); names != "" {
-		text := "The load, not the server, was the limit with " + names + ": the CPU per delivery holds, the deliveries per second are a lower bound."
-		if s.Kind == "latency" {
+		text := "The load, not the server, was the limit with " + names
+		switch {
+		case s.Kind == "latency":
 			text = "The load's own lateness is a good part of the figure of " + names + "."
+		case m.Name == Deliveries:
+			text += ": it can do more."
+		default:
+			text += ": the CPU per delivery holds, the deliveries per second are a lower bound."
 		}
 		parts = append(parts, text)
 	}
@@ -90,7 +95,7 @@ func (s *Scenario) verdict() string {
 }
 
 // insteadOf is what is compared where a server's process is not known, and so its CPU time.
-var insteadOf = map[string]string{CPUPerDelivery: Deliveries, HandshakesPerCPU: Handshakes}
+var insteadOf = map[string]string{CPUPerDelivery: Deliveries, HandshakesPerCPU: Handshakes, ResidentPerPeer: ResidentSlope}
 
 // judged is the metric of the verdict.
 func (s *Scenario) judged() Metric {
@@ -213,8 +218,8 @@ func (r *Round) Line(primary string) string {
 	m := metric(primary)
 	v, ok := r.Metrics[primary]
 	if !ok {
-		m = metric(Deliveries)
-		if v, ok = r.Metrics[Deliveries]; !ok {
+		m = metric(insteadOf[primary])
+		if v, ok = r.Metrics[m.Name]; !ok {
 			return "measured"
 		}
 	}
