@@ -55,7 +55,10 @@ const usage = `bench measures WebSocket relays of the v1 contract and writes a r
   bench -doctor                  only say which limits stand in the way, and how to raise them
   bench -compare a.json b.json   what got better or worse; exit status 1 on worse
 
-Exit status: 0 measured, 1 a failure or something worse, 2 wrong use, 130 interrupted.
+-compare is a gate for two runs on one quiet machine; -rounds 9 in both makes it a sharp one. Anything missing or failed
+in the new report counts as worse.
+
+Exit status: 0 measured, 1 a failure or something worse, 2 wrong use or nothing to compare, 130 interrupted.
 
 Flags:
 `

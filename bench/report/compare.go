@@ -91,7 +91,7 @@ func compare(o, n *Scenario) (out []Change) {
 		}
 		was, _ := oldBase.values(m.Name)
 		is, _ := newBase.values(m.Name)
-		c.judge(oldSpread, newSpread, min(len(was), len(is)))
+		c.judge(oldSpread, newSpread, min(len(was), len(is)), oldBase.mostlyMarked() || newBase.mostlyMarked())
 		out = append(out, c)
 	}
 	return out
@@ -128,15 +128,20 @@ var gated = map[string]bool{CPUPerDelivery: true, P99Half: true, HandshakesPerCP
 func spread(s Summary) Ratio { return Ratio{Median: s.Median, Min: s.Min, Max: s.Max} }
 
 // By how much two spreads must lie apart: touching ones happen by chance, the more so the fewer rounds they are made of.
+// Where the load was the limit, how far the server batches is the load's doing, and so is the cost of a delivery.
 const (
-	gap       = 0.02
-	gapOfFew  = 0.15
-	fewRounds = 3
+	gap         = 0.05
+	gapOfFew    = 0.15
+	gapOfMarked = 0.3
+	fewRounds   = 3
 )
 
-func (c *Change) judge(old, new Ratio, rounds int) {
+func (c *Change) judge(old, new Ratio, rounds int, marked bool) {
 	apart := gap
-	if rounds < fewRounds {
+	switch {
+	case marked:
+		apart = gapOfMarked
+	case rounds < fewRounds:
 		apart = gapOfFew
 	}
 	if old.Median > 0 {

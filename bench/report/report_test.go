@@ -91,6 +91,7 @@ func TestCompare(t *testing.T) {
 	f([]float64{2, 2, 2}, []float64{2, 2, 2}, 0)
 	f([]float64{2}, []float64{2.2}, 0) // too few rounds to tell
 	f([]float64{2}, []float64{2.5}, -1)
+	f([]float64{2, 2, 2}, []float64{2.08, 2.08, 2.08}, 0)
 }
 
 // TestCompareIncomplete: what the new report does not say, or says of a failed run, passes no gate.

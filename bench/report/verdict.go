@@ -79,7 +79,7 @@ func (s *Scenario) verdict() string {
 	if single := s.single(m.Name); len(s.Results) > 1 && single != "" {
 		parts = append(parts, "One round of "+single+", so the spread is unknown.")
 	}
-	if names := s.marked(func(r *Round) bool { return r.LoadBound }); names != "" {
+	if names := s.loadBound(); names != "" {
 		text := "The load, not the server, was the limit with " + names
 		switch {
 		case s.Kind == "latency":
@@ -165,21 +165,30 @@ func (r *Round) Fault() string {
 	return strings.Join(out, ", ")
 }
 
-// marked lists the servers with at least half of their rounds marked.
-func (s *Scenario) marked(mark func(*Round) bool) string {
+// loadBound lists the servers with at least half of their rounds limited by the load.
+func (s *Scenario) loadBound() string {
 	var out []string
 	for i := range s.Results {
-		n := 0
-		for k := range s.Results[i].Rounds {
-			if mark(&s.Results[i].Rounds[k]) {
-				n++
-			}
-		}
-		if n > 0 && 2*n >= len(s.Results[i].Rounds) {
+		if s.Results[i].most(func(r *Round) bool { return r.LoadBound }) {
 			out = append(out, s.Results[i].Server)
 		}
 	}
 	return strings.Join(out, ", ")
+}
+
+// mostlyMarked tells whether at least half of the rounds say more about the load or the machine than about the server.
+func (r *Result) mostlyMarked() bool {
+	return r.most(func(r *Round) bool { return r.LoadBound || r.Disturbed })
+}
+
+func (r *Result) most(mark func(*Round) bool) bool {
+	n := 0
+	for k := range r.Rounds {
+		if mark(&r.Rounds[k]) {
+			n++
+		}
+	}
+	return n > 0 && 2*n >= len(r.Rounds)
 }
 
 // disturbed counts the rounds during which other processes were busy.
