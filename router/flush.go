@@ -11,7 +11,11 @@ const (
 
 // chunk is the number of recipients that one call of Flush writes b to.
 func (b *batch) chunk() int {
-	return min(max(maxChunkBytes/(len(b.buf)+1), minChunk), maxChunk)
+	each := len(b.buf)
+	if b.directs == len(b.entries) { // everyone gets a share of it
+		each /= len(b.recipients)
+	}
+	return min(max(maxChunkBytes/(each+1), minChunk), maxChunk)
 }
 
 // Flush writes what the room's log holds to a limited number of members. It

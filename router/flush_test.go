@@ -99,8 +99,8 @@ func TestNextLogWaits(t *testing.T) {
 		again <- a
 	}()
 	<-slow.reached
-	if must := r.Publish(&from.Member, []byte("2")); must != 0 {
-		t.Errorf("a message beside a flush obliges to %b, want nothing: who flushes goes on", must)
+	if r.Publish(&from.Member, []byte("2")) {
+		t.Error("a message beside a flush obliges to note the room, where who flushes goes on")
 	}
 	if again, _ := r.Flush(new(Scratch)); again {
 		t.Error("another flusher is to come again, with nothing for it to do")
@@ -295,6 +295,18 @@ func TestChunksOfBytes(t *testing.T) {
 	f(maxChunkBytes/100-1, 100)
 	f(LogLimit, minChunk)
 	f(64<<20, minChunk)
+
+	// Direct messages: everyone gets a share.
+	all := joinMany(NewTable(), 2*maxChunk)
+	r := all[0].Room()
+	for _, m := range all {
+		r.PublishTo(&all[0].Member, []byte(m.ID()), make([]byte, LogLimit/len(all)))
+	}
+	b, part, _ := r.claim(false)
+	if len(part) != maxChunk {
+		t.Errorf("direct messages to all, %d bytes: %d at a time, want %d", LogLimit, len(part), maxChunk)
+	}
+	r.deliver(b, part, new(Scratch))
 }
 
 // A panic on the way to one member costs nobody else the room.

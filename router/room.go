@@ -50,10 +50,6 @@ const (
 	// goes to many connections of one peer: its entries take LogLimit bytes then.
 	maxEntries = LogLimit / int(unsafe.Sizeof(entry{}))
 
-	// mostEntries is where a publisher cannot even finish what it has read. Only a
-	// message to many connections of one peer gets there from below maxEntries.
-	mostEntries = 8 * maxEntries
-
 	// indexAbove is the number of members above which a room that sees direct
 	// messages keeps an index by peerId. Below it, comparing a few strings
 	// costs less than a map lookup and the index's memory.
@@ -77,47 +73,33 @@ type Room struct {
 	out     *batch               // what is being flushed; nil when nobody flushes
 }
 
-// Full reports whether the room has more to flush than it should hold. Whoever
-// reads from its members leaves them alone then. Cheap, and safe to call at any time.
+// Full reports whether the room has as much to flush as it should hold. Its members
+// are left alone then until it has been flushed. Cheap, and safe to call at any time.
 func (r *Room) Full() bool { return r.full.Load() }
 
 // ID returns the relayId.
 func (r *Room) ID() string { return r.id }
 
-// Must is what a publisher has to do after Publish. Zero: nothing, somebody will
-// flush the room.
-type Must uint8
-
-const (
-	mustNote Must = 1 << iota
-	mustDrain
-)
-
-// Note: the caller undertakes to call Flush at its next tick, and on until Flush
-// returns false.
-func (m Must) Note() bool { return m&mustNote != 0 }
-
-// Drain: the log is so far past its limits that the caller calls Drain now.
-func (m Must) Drain() bool { return m&mustDrain != 0 }
-
 // Publish appends frame, one encoded message, to the log, for everyone but
-// from. frame is copied.
-func (r *Room) Publish(from *Member, frame []byte) Must {
+// from. frame is copied. If note is true the caller undertakes to call Flush at its
+// next tick, and on until Flush returns false; else somebody has already.
+func (r *Room) Publish(from *Member, frame []byte) (note bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.members) <= 1 && (len(r.members) == 0 || r.members[0] == from) {
-		return 0 // nobody to hear it
+		return false // nobody to hear it
 	}
 	b := r.logLocked()
 	start := len(b.buf)
 	b.buf = append(b.buf, frame...)
 	b.entries = append(b.entries, entry{sender: from, start: start, end: len(b.buf)})
-	return r.mustLocked(b)
+	return r.noteLocked(b)
 }
 
 // PublishTo appends frame for every member called id, from itself included if
-// that is its name. It reports whether there was one. frame and id are copied.
-func (r *Room) PublishTo(from *Member, id, frame []byte) (Must, bool) {
+// that is its name. It reports whether there was one; note is Publish's. frame and id
+// are copied.
+func (r *Room) PublishTo(from *Member, id, frame []byte) (note, found bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var b *batch
@@ -143,9 +125,9 @@ func (r *Room) PublishTo(from *Member, id, frame []byte) (Must, bool) {
 		}
 	}
 	if b == nil {
-		return 0, false
+		return false, false
 	}
-	return r.mustLocked(b), true
+	return r.noteLocked(b), true
 }
 
 func (r *Room) logLocked() *batch {
@@ -155,19 +137,13 @@ func (r *Room) logLocked() *batch {
 	return r.log
 }
 
-func (r *Room) mustLocked(b *batch) Must {
-	var must Must
-	if !r.active {
-		r.active = true
-		must = mustNote
-	}
+func (r *Room) noteLocked(b *batch) (note bool) {
 	if len(b.buf) > LogLimit || len(b.entries) > maxEntries {
 		r.full.Store(true)
-		if len(b.entries) > mostEntries {
-			must |= mustDrain
-		}
 	}
-	return must
+	note = !r.active
+	r.active = true
+	return note
 }
 
 func (r *Room) indexLocked() map[string][]*Member {

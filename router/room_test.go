@@ -78,22 +78,22 @@ func TestFirstMessageObligesToNote(t *testing.T) {
 	table, s := NewTable(), new(Scratch)
 	a, b := joinRoom(table, "r", "a"), joinRoom(table, "r", "b")
 	r := a.Room()
-	to := func() Must {
-		must, found := r.PublishTo(&a.Member, []byte("b"), []byte("x"))
+	to := func() bool {
+		note, found := r.PublishTo(&a.Member, []byte("b"), []byte("x"))
 		if !found {
 			t.Error("a member called b was not found")
 		}
-		return must
+		return note
 	}
-	for _, publish := range []func() Must{
-		func() Must { return r.Publish(&a.Member, []byte("x")) },
+	for _, publish := range []func() bool{
+		func() bool { return r.Publish(&a.Member, []byte("x")) },
 		to,
 	} {
-		if must := publish(); !must.Note() || must.Drain() {
-			t.Errorf("the first message obliges to %b, want to note the room", must)
+		if !publish() {
+			t.Error("the first message does not oblige to note the room")
 		}
-		if must := publish(); must != 0 {
-			t.Errorf("the second message obliges to %b, want nothing: somebody has noted the room", must)
+		if publish() {
+			t.Error("the second message obliges to note the room, as somebody has")
 		}
 		flushAll(r, s)
 		b.wantHeard(t, "xx")
@@ -105,15 +105,15 @@ func TestNobodyToHear(t *testing.T) {
 	table := NewTable()
 	a := joinRoom(table, "r", "a")
 	r := a.Room()
-	if must := r.Publish(&a.Member, []byte("x")); must != 0 {
-		t.Errorf("a message that nobody can hear obliges to %b", must)
+	if r.Publish(&a.Member, []byte("x")) {
+		t.Error("a message that nobody can hear obliges to note the room")
 	}
-	if must, found := r.PublishTo(&a.Member, []byte("b"), []byte("x")); must != 0 || found {
-		t.Errorf("a message to nobody: got %b, %v", must, found)
+	if note, found := r.PublishTo(&a.Member, []byte("b"), []byte("x")); note || found {
+		t.Errorf("a message to nobody: note %v, found %v; want neither", note, found)
 	}
 	wantIdle(t, r)
-	if must, found := r.PublishTo(&a.Member, []byte("a"), []byte("me")); !must.Note() || !found {
-		t.Errorf("a message to oneself: got %b, %v; want to note the room, found", must, found)
+	if note, found := r.PublishTo(&a.Member, []byte("a"), []byte("me")); !note || !found {
+		t.Errorf("a message to oneself: note %v, found %v; want both", note, found)
 	}
 	flushAll(r, new(Scratch))
 	a.wantHeard(t, "me")
@@ -125,11 +125,11 @@ func TestPublishInEmptyRoom(t *testing.T) {
 	a := joinRoom(table, "r", "a")
 	r := a.Room()
 	table.Leave(&a.Member)
-	if must := r.Publish(&a.Member, []byte("x")); must != 0 {
-		t.Errorf("a broadcast obliges to %b", must)
+	if r.Publish(&a.Member, []byte("x")) {
+		t.Error("a broadcast obliges to note the room")
 	}
-	if must, found := r.PublishTo(&a.Member, []byte("a"), []byte("x")); must != 0 || found {
-		t.Errorf("a direct message: got %b, %v", must, found)
+	if note, found := r.PublishTo(&a.Member, []byte("a"), []byte("x")); note || found {
+		t.Errorf("a direct message: note %v, found %v; want neither", note, found)
 	}
 	wantIdle(t, r)
 }
@@ -140,8 +140,8 @@ func TestPublishAfterLeaving(t *testing.T) {
 	a, b := joinRoom(table, "r", "a"), joinRoom(table, "r", "b")
 	r := a.Room()
 	table.Leave(&a.Member)
-	if must := r.Publish(&a.Member, []byte("x")); !must.Note() {
-		t.Errorf("a message that one member can hear obliges to %b, want to note the room", must)
+	if !r.Publish(&a.Member, []byte("x")) {
+		t.Error("a message that one member can hear does not oblige to note the room")
 	}
 	flushAll(r, new(Scratch))
 	a.wantHeard(t, "")
@@ -184,8 +184,8 @@ func TestLogLimit(t *testing.T) {
 	if r.Full() {
 		t.Error("a room whose log is below its limit is full")
 	}
-	if must := r.Publish(&a.Member, make([]byte, LogLimit/2+1)); must != 0 || !r.Full() {
-		t.Fatalf("a log past its limit: obliges to %b, full %v; want 0, true", must, r.Full())
+	if note := r.Publish(&a.Member, make([]byte, LogLimit/2+1)); note || !r.Full() {
+		t.Fatalf("a log past its limit: obliges %v, full %v; want false, true", note, r.Full())
 	}
 	flushAll(r, s)
 	if heard, _ := b.take(); len(heard) != LogLimit/2*2+1 {
@@ -195,17 +195,16 @@ func TestLogLimit(t *testing.T) {
 	if r.Full() {
 		t.Error("a room is full behind its flush")
 	}
-	if must, _ := r.PublishTo(&a.Member, []byte("b"), make([]byte, LogLimit+1)); must.Drain() || !must.Note() || !r.Full() {
-		t.Errorf("a message larger than the limit: obliges to %b, full %v; want to note, true", must, r.Full())
+	if note, _ := r.PublishTo(&a.Member, []byte("b"), make([]byte, LogLimit+1)); !note || !r.Full() {
+		t.Errorf("a message larger than the limit: obliges %v, full %v; want true, true", note, r.Full())
 	}
 }
 
 // A log is memory that a peer can make grow. What it costs is its bytes and its
 // entries: tiny messages, or one to many connections of one name, are mostly
-// entries. Its publisher, which may have read more than it can take, stops at a
-// multiple of what makes it full.
+// entries.
 func TestLogLimitBoundsMemory(t *testing.T) {
-	f := func(what string, members int, publish func(r *Room, from *Member) Must) {
+	f := func(what string, members int, publish func(r *Room, from *Member)) {
 		t.Helper()
 		table := NewTable()
 		var first *ear
@@ -215,21 +214,18 @@ func TestLogLimitBoundsMemory(t *testing.T) {
 			}
 		}
 		r := first.Room()
-		for drain := false; !drain; {
-			drain = publish(r, &first.Member).Drain()
+		for !r.Full() {
+			publish(r, &first.Member)
 			size := len(r.log.buf) + len(r.log.entries)*int(unsafe.Sizeof(entry{}))
-			if size > 3*LogLimit && !r.Full() || size > 12*LogLimit {
-				t.Errorf("%s: the log takes %d bytes, %d of them messages; full %v, drain %v", what, size, len(r.log.buf), r.Full(), drain)
+			if size > 3*LogLimit {
+				t.Errorf("%s: the log takes %d bytes, %d of them messages; want fewer than 3 times its limit", what, size, len(r.log.buf))
 				return
 			}
 		}
 	}
-	f("empty messages", 2, func(r *Room, from *Member) Must {
-		return r.Publish(from, []byte{0x81, 0})
-	})
-	f("messages to a thousand connections of one peer", 1000, func(r *Room, from *Member) Must {
-		must, _ := r.PublishTo(from, []byte("x"), []byte(`..{"targetPeerId":"x"}`))
-		return must
+	f("empty messages", 2, func(r *Room, from *Member) { r.Publish(from, []byte{0x81, 0}) })
+	f("messages to a thousand connections of one peer", 1000, func(r *Room, from *Member) {
+		r.PublishTo(from, []byte("x"), []byte(`..{"targetPeerId":"x"}`))
 	})
 }
 

@@ -27,23 +27,31 @@ func newConn(fd int, typ nbio.ConnType) *nbio.Conn {
 }
 
 // connLayout is where nbio.Conn keeps what this file needs: offsets in bytes.
-type connLayout struct{ fd, typ, mux, closed uintptr }
+// The last is an offset in what poller points to.
+type connLayout struct{ fd, typ, mux, closed, isWAdded, poller, epfd uintptr }
 
 var layout = mustConnLayout(reflect.TypeFor[nbio.Conn]())
 
 func mustConnLayout(conn reflect.Type) connLayout {
-	offset := func(name string, want reflect.Type) uintptr {
-		f, ok := conn.FieldByName(name)
+	offset := func(in reflect.Type, name string, want reflect.Type) uintptr {
+		f, ok := in.FieldByName(name)
 		if !ok || f.Type != want {
-			panic(fmt.Sprintf("nbio.Conn has no field %s of type %v: this version of nbio is not the pinned one", name, want))
+			panic(fmt.Sprintf("%v has no field %s of type %v: this version of nbio is not the pinned one", in, name, want))
 		}
 		return f.Offset
 	}
+	poller, ok := conn.FieldByName("p")
+	if !ok || poller.Type.Kind() != reflect.Pointer {
+		panic("nbio.Conn has no pointer p to its poller: this version of nbio is not the pinned one")
+	}
 	return connLayout{
-		fd:     offset("fd", reflect.TypeFor[int]()),
-		typ:    offset("typ", reflect.TypeFor[nbio.ConnType]()),
-		mux:    offset("mux", reflect.TypeFor[sync.Mutex]()),
-		closed: offset("closed", reflect.TypeFor[bool]()),
+		fd:       offset(conn, "fd", reflect.TypeFor[int]()),
+		typ:      offset(conn, "typ", reflect.TypeFor[nbio.ConnType]()),
+		mux:      offset(conn, "mux", reflect.TypeFor[sync.Mutex]()),
+		closed:   offset(conn, "closed", reflect.TypeFor[bool]()),
+		isWAdded: offset(conn, "isWAdded", reflect.TypeFor[bool]()),
+		poller:   poller.Offset,
+		epfd:     offset(poller.Type.Elem(), "epfd", reflect.TypeFor[int]()),
 	}
 }
 
@@ -116,20 +124,67 @@ func send(c *nbio.Conn, b []byte) (n int, err syscall.Errno) {
 func enqueue(c *nbio.Conn, b []byte) {
 	mu, ok := lockConn(c)
 	defer mu.Unlock()
-	if ok {
-		newToWriteBuf(c, b)
-		modWrite(c)
+	if !ok {
+		return
+	}
+	newToWriteBuf(c, b)
+	if waits := isWAdded(c); !*waits {
+		*waits = true
+		watchLocked(c, unix.EPOLLIN|unix.EPOLLOUT)
 	}
 }
 
-// Methods of nbio.Conn, to be called under its lock. (The linker fails if another
-// version of nbio does not have them.)
-
+// newToWriteBuf appends to nbio's queue. It is to be called under the connection's
+// lock. (The linker fails if another version of nbio does not have it.)
+//
 //go:linkname newToWriteBuf github.com/lesismal/nbio.(*Conn).newToWriteBuf
 func newToWriteBuf(c *nbio.Conn, b []byte)
 
-//go:linkname modWrite github.com/lesismal/nbio.(*Conn).modWrite
-func modWrite(c *nbio.Conn)
+// isWAdded is where nbio keeps whether epoll watches for room to write.
+func isWAdded(c *nbio.Conn) *bool {
+	return (*bool)(unsafe.Add(unsafe.Pointer(c), layout.isWAdded))
+}
+
+// watchInput has epoll report what comes, and not the end of it: at EPOLLRDHUP nbio
+// closes a connection when we have read once, whatever is still unread. We find the
+// end by reading up to it. (nbio asks for EPOLLRDHUP when it takes a connection on,
+// and would whenever it begins or ceases to wait for room: so that is ours as well.)
+func watchInput(c *nbio.Conn) {
+	mu, ok := lockConn(c)
+	defer mu.Unlock()
+	if ok {
+		watchLocked(c, unix.EPOLLIN)
+	}
+}
+
+// queueWritten ends the wait for room. It is to be called under the connection's lock.
+func queueWritten(c *nbio.Conn) {
+	if waits := isWAdded(c); *waits {
+		*waits = false // or nbio would reset it, in its way
+		watchLocked(c, unix.EPOLLIN)
+	}
+}
+
+func watchLocked(c *nbio.Conn, events uint32) {
+	poller := *(*unsafe.Pointer)(unsafe.Add(unsafe.Pointer(c), layout.poller))
+	epfd := *(*int)(unsafe.Add(poller, layout.epfd))
+	// Cannot fail: the descriptor is ours, and nbio has added it.
+	_ = unix.EpollCtl(epfd, unix.EPOLL_CTL_MOD, c.Hash(), &unix.EpollEvent{Events: events, Fd: int32(c.Hash())})
+}
+
+// acknowledged counts the bytes that the other end's kernel has taken, modulo 2^32.
+func acknowledged(c *nbio.Conn) uint32 {
+	mu, ok := lockConn(c)
+	defer mu.Unlock()
+	if !ok {
+		return 0
+	}
+	info, err := unix.GetsockoptTCPInfo(c.Hash(), unix.IPPROTO_TCP, unix.TCP_INFO)
+	if err != nil {
+		return 0
+	}
+	return uint32(info.Bytes_acked)
+}
 
 // endSending shuts the sending side of the socket: FIN follows what was sent.
 func endSending(c *nbio.Conn) { shutdown(c, syscall.SHUT_WR) }
@@ -146,19 +201,6 @@ func shutdown(c *nbio.Conn, how int) {
 	if ok {
 		_ = syscall.Shutdown(c.Hash(), how)
 	}
-}
-
-// hasEnded reports whether the other end has shut its sending side, or is gone;
-// what it sent before that may still be unread.
-func hasEnded(c *nbio.Conn) bool {
-	mu, ok := lockConn(c)
-	defer mu.Unlock()
-	if !ok {
-		return true
-	}
-	fds := []unix.PollFd{{Fd: int32(c.Hash()), Events: unix.POLLRDHUP}}
-	n, _ := unix.Poll(fds, 0)
-	return n > 0
 }
 
 // accept takes a connection from a listening socket; the new socket is

@@ -2,13 +2,17 @@ package server
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
+	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
 	"relaygate/router"
@@ -16,10 +20,10 @@ import (
 
 // What a public port meets: the huge, the many and those that do not read.
 
-// TestFloodArrivesWhole: a sender that fills its room's log many times over is held
-// back, and everyone hears all of it; also what it said last before it ended.
+// TestFloodArrivesWhole: senders that fill their room's log many times over are held
+// back, and everyone hears all of it; also what they said last before they ended.
 func TestFloodArrivesWhole(t *testing.T) {
-	const readers, messages = 30, 200_000
+	const readers, senders, messages = 20, 4, 100_000
 	s := start(t, "EVENT_LOOPS=2")
 	var group sync.WaitGroup
 	for i := range readers {
@@ -27,19 +31,113 @@ func TestFloodArrivesWhole(t *testing.T) {
 		c.send(text("ping"))
 		c.wantFrame(0x1, "pong")
 		group.Go(func() {
-			got, err := io.ReadAll(io.LimitReader(c.in, 2*messages))
-			if want := bytes.Repeat([]byte{0x82, 0}, messages); err != nil || !bytes.Equal(got, want) {
-				t.Errorf("reader %d: %d bytes, %v; want %d empty messages", i, len(got), err, messages)
+			got, err := io.ReadAll(io.LimitReader(c.in, 2*senders*messages))
+			if want := bytes.Repeat([]byte{0x82, 0}, senders*messages); err != nil || !bytes.Equal(got, want) {
+				t.Errorf("reader %d: %d bytes, %v; want %d empty messages", i, len(got), err, senders*messages)
 			}
 		})
 	}
-	sender := open(t, s, "r", "sender")
-	sender.send(bytes.Repeat(maskedFrame(0x82, nil), messages), closeFrame(1000, ""))
-	if err := sender.CloseWrite(); err != nil {
-		t.Fatal(err)
+	flood := append(bytes.Repeat(maskedFrame(0x82, nil), messages), closeFrame(1000, "")...)
+	for i := range senders {
+		c := open(t, s, "r", fmt.Sprint("sender", i))
+		group.Go(func() {
+			go func() { // what the others say
+				_, _ = io.Copy(io.Discard, c)
+			}()
+			if _, err := c.Write(flood); err != nil {
+				t.Errorf("sender %d: %v", i, err)
+			}
+			if err := c.CloseWrite(); err != nil {
+				t.Errorf("sender %d: %v", i, err)
+			}
+		})
 	}
-	sender.wantCloseFrame(1000)
 	group.Wait()
+	if n := s.Stats().Closed["slow"]; n > 0 {
+		t.Errorf("%d readers were closed as slow", n)
+	}
+}
+
+// TestMembersTakeTurns: a sender that never stops does not keep the relay from
+// reading what others in its room say, whichever comes first in the loop's events.
+func TestMembersTakeTurns(t *testing.T) {
+	s := start(t, "EVENT_LOOPS=1")
+	flooder, other := open(t, s, "r", "flooder"), open(t, s, "r", "other")
+	var group sync.WaitGroup
+	group.Go(func() {
+		_, _ = io.Copy(io.Discard, flooder)
+	})
+	group.Go(func() {
+		flood := bytes.Repeat(maskedFrame(0x82, nil), 100_000)
+		for {
+			if _, err := flooder.Write(flood); err != nil {
+				return // the end of the test
+			}
+		}
+	})
+	var pongs atomic.Int64
+	group.Go(func() {
+		for b := make([]byte, 64<<10); ; {
+			n, err := other.Read(b)
+			if err != nil {
+				return
+			}
+			pongs.Add(int64(bytes.Count(b[:n], []byte("p")))) // of "pong", among empty messages
+		}
+	})
+	for i := range 20 {
+		other.send(text("ping"))
+		eventually(t, "it is answered", func() bool { return pongs.Load() == int64(i+1) })
+	}
+	flooder.Close()
+	other.Close()
+	group.Wait()
+}
+
+// TestDrainBesideAFlood: full rooms and held members do not keep a relay from
+// stopping.
+func TestDrainBesideAFlood(t *testing.T) {
+	for range 5 {
+		s, err := Listen(config(t, "EVENT_LOOPS=2"), zap.NewNop())
+		if err != nil {
+			t.Fatal(err)
+		}
+		flood := bytes.Repeat(maskedFrame(0x82, []byte("0123456789")), 20_000)
+		var group sync.WaitGroup
+		for i := range 24 {
+			c := open(t, s, "r", fmt.Sprint(i))
+			group.Go(func() {
+				defer c.Close()
+				_, _ = io.Copy(io.Discard, c)
+			})
+			if i%6 == 0 {
+				group.Go(func() {
+					for !s.draining.Load() {
+						if _, err := c.Write(flood); err != nil {
+							return
+						}
+					}
+					_, _ = c.Write(closeFrame(1001, ""))
+				})
+			} else {
+				group.Go(func() {
+					for !s.draining.Load() {
+						runtime.Gosched()
+					}
+					_, _ = c.Write(closeFrame(1001, ""))
+				})
+			}
+		}
+		room := s.table.All()[0]
+		eventually(t, "the room is full", room.Full)
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		if err := s.Drain(ctx); err != nil {
+			t.Error(err)
+		}
+		cancel()
+		group.Wait()
+		wantNothingHeld(t, s)
+	}
 }
 
 // TestAllBeforeTheEnd: what a peer sends before it shuts its side counts, however
@@ -119,8 +217,8 @@ func fill(t *testing.T, s *Server, sender *raw, peers int) []*peer {
 	return nil
 }
 
-// TestPeerThatOnlyTalks answers every heartbeat and reads nothing: it is closed
-// when not a byte has left its queue between two of them.
+// TestPeerThatOnlyTalks answers every heartbeat and takes nothing: it is closed
+// when its kernel has acknowledged nothing of what waits between two of them.
 func TestPeerThatOnlyTalks(t *testing.T) {
 	for _, reads := range []bool{true, false} {
 		s := start(t)
@@ -130,19 +228,28 @@ func TestPeerThatOnlyTalks(t *testing.T) {
 			p.heard.Store(true)
 			p.beat()
 		}
+		var before uint32
+		eventually(t, "nothing is under way", func() bool {
+			was := before
+			before = acknowledged(p.nb)
+			return was == before
+		})
 		heartbeat() // the first to find a queue
 		if reads {
-			go func() { _, _ = io.Copy(io.Discard, talker) }()
-			eventually(t, "it has read something", p.took.Load)
+			go func() { _, _ = io.CopyN(io.Discard, talker, 2<<20) }()
+			eventually(t, "it has read something", func() bool { return acknowledged(p.nb) != before })
+			p.queued.Add(1) // as if there was still something, however quick that went
 			heartbeat()
+			p.queued.Add(-1)
 			if p.at() != phaseOpen || s.Stats().Peers != 2 {
 				t.Error("a peer that reads is closed")
 			}
 			continue
 		}
-		p.took.Store(false)
-		heartbeat()
-		eventually(t, "it is closed as slow", func() bool { return s.Stats().Closed["slow"] == 1 })
+		eventually(t, "it is closed as slow", func() bool {
+			heartbeat()
+			return s.Stats().Closed["slow"] == 1
+		})
 	}
 }
 
@@ -201,6 +308,24 @@ func TestCloseFrameInPieces(t *testing.T) {
 	}
 	c.send(frame[len(frame)-1:])
 	c.ended()
+}
+
+// TestCloseFrameAcrossOurs: a close frame of which a part had come when the relay
+// began to close ends the connection when the rest comes.
+func TestCloseFrameAcrossOurs(t *testing.T) {
+	s := start(t)
+	c := open(t, s, "r", "c")
+	frame := closeFrame(1000, "bye")
+	c.send(text("ping"), frame[:8])
+	c.wantFrame(0x1, "pong")
+	s.wheels[seatHeartbeat].All()[0].close(byeHeartbeat, false)
+	c.wantCloseFrame(1001)
+	began := time.Now()
+	c.send(frame[8:])
+	c.ended()
+	if d := time.Since(began); d >= closeTimeout {
+		t.Errorf("ended after %v, by the timeout", d)
+	}
 }
 
 // waitForInput waits until the relay's end of c has nothing left to read.

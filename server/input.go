@@ -14,6 +14,8 @@ type input struct {
 
 	scanned int // how much of a header block headEnd has seen
 
+	rest []byte // came behind what filled the room, and is to be handled when that is flushed
+
 	msg   []byte // maxServerHeader free bytes, then the payload of the fragments so far
 	msgOp byte   // opcode of the fragmented message, 0 if there is none
 
@@ -48,7 +50,7 @@ func (p *peer) input() *input {
 
 // settle gives p's input back if nothing in it is unfinished.
 func (p *peer) settle() {
-	if in := p.in; in != nil && len(in.buf) == 0 && in.msgOp == 0 && in.skip == 0 {
+	if in := p.in; in != nil && len(in.buf) == 0 && len(in.rest) == 0 && in.msgOp == 0 && in.skip == 0 {
 		p.in = nil
 		in.release()
 	}
@@ -74,6 +76,7 @@ func (p *peer) discard(data []byte) (closeCame bool) {
 	if in.need > 0 { // closed by another goroutine while a frame was coming in
 		if len(in.buf) > 0 {
 			in.skip = int64(in.need - len(in.buf))
+			in.last = in.buf[0]&opcodeBits == opClose
 			in.buf = in.buf[:0]
 		}
 		in.need = 0

@@ -1,8 +1,10 @@
 package server
 
 import (
+	"io"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"unsafe"
 
@@ -26,6 +28,8 @@ type loop struct {
 	armed   bool   // the eventfd is written to, the tick will come
 	noted   []*router.Room
 	ticking []*router.Room // noted, while tick walks it
+	held    []*peer        // not read while their rooms are full, in the order of their turns
+	spare   []*peer        // memory for the next held
 	in      []byte         // what receive fills
 	out     []byte         // replies to the peer that is being served
 	scratch router.Scratch
@@ -35,7 +39,8 @@ type loop struct {
 	mu     sync.Mutex
 	posted []*router.Room // from other goroutines
 	closed []*peer        // whose input is to be released
-	silent bool           // the eventfd may be gone
+
+	silent atomic.Bool // the eventfd may be gone
 }
 
 var one uint64 = 1 // what a ring adds to an eventfd's counter
@@ -43,6 +48,11 @@ var one uint64 = 1 // what a ring adds to an eventfd's counter
 // note makes the next tick flush r. Only the loop itself calls it.
 func (l *loop) note(r *router.Room) {
 	l.noted = append(l.noted, r)
+	l.arm()
+}
+
+// arm makes sure that a tick comes.
+func (l *loop) arm() {
 	if !l.armed {
 		l.armed = true
 		l.ring()
@@ -67,56 +77,79 @@ func (l *loop) release(p *peer) {
 }
 
 func (l *loop) ringOnceLocked() {
-	if len(l.posted)+len(l.closed) == 1 && !l.silent {
+	if len(l.posted)+len(l.closed) == 1 {
 		l.ring()
 	}
 }
 
 // silence is called before the engine stops: from then on nobody rings.
 func (l *loop) silence() {
-	l.mu.Lock()
+	l.mu.Lock() // whoever is about to, has done so
 	defer l.mu.Unlock()
-	l.silent = true
+	l.silent.Store(true)
 }
 
 func (l *loop) ring() {
+	if l.silent.Load() {
+		return
+	}
 	// Cannot fail while the engine runs: the counter is far from full.
 	_, _, _ = syscall.RawSyscall(syscall.SYS_WRITE, uintptr(l.wake), uintptr(unsafe.Pointer(&one)), unsafe.Sizeof(one))
 }
 
 // read handles what has come for p. A peer that sends faster than it is served has
-// its next turn in the next round, and one whose room's log is full when that is
-// flushed: so a fast sender is held back by its own socket.
+// its next turn in the next round: epoll is level-triggered.
 func (l *loop) read(p *peer) {
 	if p.at() == phaseClosed { // also what everything below happens after: see Server.add
 		return
 	}
-	for reads := 0; ; reads++ {
-		room := p.Room()
-		full := room != nil && room.Full()
-		if full || reads >= readsPerEvent {
-			// Its next turn comes by itself, as epoll is level-triggered; but not if it
-			// has said all: then nbio closes it when we return.
-			if !hasEnded(p.nb) {
-				return
-			}
-			if full {
-				l.drain(room)
-			}
+	for reads, empty := 0, false; ; {
+		switch {
+		case l.hold(p):
+			return
+		case p.in != nil && len(p.in.rest) > 0:
+			rest := p.in.rest
+			p.in.rest = nil
+			l.serve(p, rest)
+			continue
+		case empty || reads == readsPerEvent:
+			return
 		}
 		n, err := receive(p.nb, l.in)
 		if n > 0 {
 			l.serve(p, l.in[:n])
 		}
 		switch {
-		case err == syscall.EINTR:
-		case err == syscall.EAGAIN || err == 0 && n < len(l.in):
-			return // at its end, nbio sees the hang-up and closes
+		case err == syscall.EINTR, err == syscall.EAGAIN:
+			empty = true
 		case err != 0:
 			_ = p.nb.CloseWithError(err)
 			return
+		case n == 0:
+			_ = p.nb.CloseWithError(io.EOF)
+			return
+		default:
+			empty = n < len(l.in)
+			reads++
 		}
 	}
+}
+
+// hold reports whether p is not to be read since its room is full. Then it has its
+// turn behind the next flush, first come, first served: epoll, which goes on
+// reporting it, would let the same peer fill the room each time. So a fast sender is
+// held back by its own socket.
+func (l *loop) hold(p *peer) bool {
+	if p.at() != phaseOpen || !p.Room().Full() {
+		return false
+	}
+	p.heard.Store(true) // as it was, whether or not we listen
+	if !p.held {
+		p.held = true
+		l.held = append(l.held, p)
+	}
+	l.arm()
+	return true
 }
 
 // tick flushes the rooms noted since the last one.
@@ -142,36 +175,48 @@ func (l *loop) tick() {
 		l.flush(r)
 	}
 	clear(l.ticking)
+	l.readHeld()
+}
+
+// readHeld gives those whose rooms have been flushed their turn. Who fills a room
+// again goes behind those for whom it was full.
+func (l *loop) readHeld() {
+	turns := l.held
+	l.held = l.spare[:0]
+	waiting := turns[:0]
+	for _, p := range turns {
+		if p.at() == phaseOpen && p.Room().Full() {
+			waiting = append(waiting, p)
+			continue
+		}
+		p.held = false
+		l.read(p)
+	}
+	again := l.held
+	l.held = append(waiting, again...)
+	clear(turns[min(len(l.held), len(turns)):])
+	clear(again)
+	l.spare = again[:0]
+	if len(l.held) > 0 {
+		l.arm()
+	}
 }
 
 func (l *loop) flush(r *router.Room) {
+	again, help := true, false
+	defer func() {
+		if again { // also where a panic ended it: the room is ours to flush
+			l.note(r)
+		}
+	}()
 	defer l.recover(nil)
-	again, help := r.Flush(&l.scratch)
-	if again {
-		l.note(r)
-	}
+	again, help = r.Flush(&l.scratch)
 	if help {
 		for _, other := range l.srv.loops {
 			if other != l {
 				other.post(r)
 			}
 		}
-	}
-}
-
-// do does what a publisher must.
-func (l *loop) do(must router.Must, r *router.Room) {
-	if must.Drain() {
-		l.drain(r)
-	} else if must.Note() {
-		l.note(r)
-	}
-}
-
-// drain flushes r here and now.
-func (l *loop) drain(r *router.Room) {
-	if r.Drain(&l.scratch) {
-		l.note(r)
 	}
 }
 

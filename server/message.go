@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"unicode/utf8"
 
 	"relaygate/router"
@@ -12,7 +13,7 @@ const heartbeatBytes = 4
 
 // frames handles the frames in data, which begins where a frame begins or, if
 // p has unfinished input, where that goes on. It returns what is left when the
-// peer is no longer open, nil otherwise.
+// peer is no longer open, nil otherwise. What is left when the room is full it keeps.
 func (l *loop) frames(p *peer, data []byte) (rest []byte) {
 	for len(data) > 0 {
 		if p.in != nil && len(p.in.buf) > 0 {
@@ -24,6 +25,10 @@ func (l *loop) frames(p *peer, data []byte) (rest []byte) {
 			return data
 		}
 		l.replyIfMany(p)
+		if len(data) > 0 && p.Room().Full() {
+			p.input().rest = bytes.Clone(data)
+			return nil
+		}
 	}
 	return nil
 }
@@ -190,14 +195,17 @@ func (l *loop) message(p *peer, op byte, b []byte, at int) {
 		}
 		switch route, target := l.peeker.Peek(payload); route {
 		case router.Direct:
-			must, _ := room.PublishTo(&p.Member, target, encodeInPlace(b, at, len(payload), op))
-			l.do(must, room)
+			if note, _ := room.PublishTo(&p.Member, target, encodeInPlace(b, at, len(payload), op)); note {
+				l.note(room)
+			}
 			return
 		case router.Nobody:
 			return
 		}
 	}
-	l.do(room.Publish(&p.Member, encodeInPlace(b, at, len(payload), op)), room)
+	if room.Publish(&p.Member, encodeInPlace(b, at, len(payload), op)) {
+		l.note(room)
+	}
 }
 
 func (l *loop) control(p *peer, op byte, payload []byte) {

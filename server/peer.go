@@ -45,17 +45,20 @@ type peer struct {
 	nb  *nbio.Conn
 
 	// Owned by the connection's loop.
-	in *input // unfinished input, nil while there is none
+	in   *input // unfinished input, nil while there is none
+	held bool   // in the loop's held
 
 	queued atomic.Int64  // bytes in nb's queue: the socket did not take them at once
 	phase  atomic.Uint32 // of type phase; written under mu
 	heard  atomic.Bool   // something came since the wheel's last visit
-	took   atomic.Bool   // the socket took something of what was queued since then
 	finish atomic.Bool   // shut the socket's sending side when queued is 0
 	cause  atomic.Uint32 // of type closeCause
 
+	// Owned by the heartbeat wheel's goroutine.
+	waited bool   // something was queued at its last visit,
+	acked  uint32 // and so much was acknowledged then
+
 	seatedIn seating     // guarded by mu
-	waited   bool        // something was queued at the heartbeat wheel's last visit; the wheel's goroutine's own
 	awaits   bool        // our close frame was the first, the peer's is to come; static from phaseClosing on
 	seat     health.Seat // the wheel's
 
@@ -126,8 +129,11 @@ func (p *peer) submit(b []byte) {
 // onWritten is nbio's OnWrittenSize: the socket took n bytes of what was queued. It
 // runs under nb's lock, so the descriptor is still this connection's.
 func (p *peer) onWritten(n int) {
-	p.took.Store(true)
-	if p.queued.Add(int64(-n)) == 0 && p.finish.Load() {
+	if p.queued.Add(int64(-n)) > 0 {
+		return
+	}
+	queueWritten(p.nb)
+	if p.finish.Load() {
 		_ = syscall.Shutdown(p.nb.Hash(), syscall.SHUT_WR)
 	}
 }
@@ -142,6 +148,7 @@ func (p *peer) open(relayID, peerID []byte) bool {
 	p.Init(string(peerID), p)
 	p.srv.table.Join(relayID, &p.Member)
 	p.heard.Store(true)
+	watchInput(p.nb)
 	p.sitLocked(seatHeartbeat)
 	p.phase.Store(uint32(phaseOpen))
 	return true
@@ -216,19 +223,37 @@ func (p *peer) closeHandshake() {
 var pingFrame = appendFrame(nil, opText, []byte("ping"))
 
 // beat is the wheel's visit: nothing heard since the last one, and the peer is
-// evicted; else it is asked to say something. A peer that talks but has not read a
-// byte of what has waited for it all that time holds our memory for nothing.
+// evicted; else it is asked to say something. A peer that talks but takes nothing of
+// what has waited for it all that time holds our memory for nothing.
 func (p *peer) beat() {
-	heard, took := p.heard.Swap(false), p.took.Swap(false)
-	switch {
+	switch heard, stuck := p.heard.Swap(false), p.stuck(); {
 	case !heard:
 		p.close(byeHeartbeat, false)
-	case p.waited && !took && p.queued.Load() > 0:
-		p.cause.Store(uint32(closedSlow))
-		hangUp(p.nb)
+	case stuck:
+		p.closeSlow()
 	default:
 		p.Write(pingFrame)
-		p.waited = p.queued.Load() > 0
+	}
+}
+
+// stuck reports whether something has been queued since the last visit, and the
+// peer's kernel has not acknowledged a byte since. (That our own takes nothing says
+// less: it makes room in large steps.)
+func (p *peer) stuck() bool {
+	waited, before := p.waited, p.acked
+	p.waited = p.queued.Load() > 0
+	if p.waited {
+		p.acked = acknowledged(p.nb)
+	}
+	return waited && p.waited && p.acked == before
+}
+
+func (p *peer) closeSlow() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.at() == phaseOpen {
+		p.cause.Store(uint32(closedSlow))
+		hangUp(p.nb)
 	}
 }
 

@@ -239,7 +239,9 @@ func (s *Server) Drain(ctx context.Context) error {
 	_ = s.listener.Close()
 	var scratch router.Scratch
 	for _, r := range s.table.All() {
-		r.Drain(&scratch)
+		if r.Drain(&scratch) {
+			s.loops[0].post(r) // somebody went on publishing
+		}
 	}
 	for _, in := range []seating{seatHandshake, seatHeartbeat} {
 		for _, p := range s.wheels[in].All() {
