@@ -12,6 +12,7 @@ type batch struct {
 	buf     []byte  // encoded frames, one behind the other
 	entries []entry // in the order of buf
 	directs int     // how many entries have a target
+	shares  int     // bytes of these entries, once for each
 	joined  []joining
 
 	// The plan of the flush, made when the log is taken; static until the end.
@@ -55,7 +56,7 @@ var batches = sync.Pool{New: func() any { return new(batch) }}
 // Bounds of what a pooled batch holds on to: bytes, and elements of a slice.
 const (
 	maxKeepBytes = LogLimit
-	maxKeepElems = 16 << 10
+	maxKeepElems = 2 * maxEntries
 )
 
 // Scratch is memory for assembling what one member gets. One per goroutine

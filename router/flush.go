@@ -13,7 +13,7 @@ const (
 func (b *batch) chunk() int {
 	each := len(b.buf)
 	if b.directs == len(b.entries) { // everyone gets a share of it
-		each /= len(b.recipients)
+		each = b.shares / len(b.recipients)
 	}
 	return min(max(maxChunkBytes/(each+1), minChunk), maxChunk)
 }
@@ -81,6 +81,7 @@ func (r *Room) claim(wait bool) (b *batch, part []*Member, others <-chan struct{
 		b := r.log
 		r.log = nil
 		r.full.Store(false)
+		r.brimming.Store(false)
 		b.plan(r.members)
 		if len(b.recipients) == 0 {
 			b.recycle()

@@ -50,6 +50,10 @@ const (
 	// goes to many connections of one peer: its entries take LogLimit bytes then.
 	maxEntries = LogLimit / int(unsafe.Sizeof(entry{}))
 
+	// brim times these limits is what a room may hold that whoever ends while it is
+	// full can still publish into.
+	brim = 8
+
 	// indexAbove is the number of members above which a room that sees direct
 	// messages keeps an index by peerId. Below it, comparing a few strings
 	// costs less than a map lookup and the index's memory.
@@ -63,7 +67,9 @@ type Room struct {
 	id    string
 	shard uint32 // position in Table.shards
 
-	full atomic.Bool // the log is past its limits; written under mu
+	// Written under mu.
+	full     atomic.Bool // the log is past its limits
+	brimming atomic.Bool // by far
 
 	mu      sync.Mutex // guards what follows
 	active  bool       // somebody has undertaken to call Flush until it returns false
@@ -76,6 +82,10 @@ type Room struct {
 // Full reports whether the room has as much to flush as it should hold. Its members
 // are left alone then until it has been flushed. Cheap, and safe to call at any time.
 func (r *Room) Full() bool { return r.full.Load() }
+
+// Brimming reports whether the room holds several times what makes it full: nothing
+// more is to be published, even if it is lost.
+func (r *Room) Brimming() bool { return r.brimming.Load() }
 
 // ID returns the relayId.
 func (r *Room) ID() string { return r.id }
@@ -112,6 +122,7 @@ func (r *Room) PublishTo(from *Member, id, frame []byte) (note, found bool) {
 		}
 		b.entries = append(b.entries, entry{sender: from, target: to, start: start, end: len(b.buf)})
 		b.directs++
+		b.shares += len(frame)
 	}
 	if len(r.members) > indexAbove {
 		for _, m := range r.indexLocked()[string(id)] {
@@ -140,6 +151,9 @@ func (r *Room) logLocked() *batch {
 func (r *Room) noteLocked(b *batch) (note bool) {
 	if len(b.buf) > LogLimit || len(b.entries) > maxEntries {
 		r.full.Store(true)
+		if len(b.buf) > brim*LogLimit || len(b.entries) > brim*maxEntries {
+			r.brimming.Store(true)
+		}
 	}
 	note = !r.active
 	r.active = true

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"reflect"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"unsafe"
 
@@ -119,19 +120,25 @@ func send(c *nbio.Conn, b []byte) (n int, err syscall.Errno) {
 }
 
 // enqueue copies b behind what waits in nbio's queue, to be written when the socket
-// has room. nbio's own Write would try the socket once more, in vain, and close the
-// connection on an error, from whatever goroutine we are in: see hangUp.
-func enqueue(c *nbio.Conn, b []byte) {
+// has room, and counts it in queued. It reports false, and does neither, if that
+// would be more than most. nbio's own Write would try the socket once more, in vain,
+// and close the connection on an error, from whatever goroutine we are in: see hangUp.
+func enqueue(c *nbio.Conn, b []byte, queued *atomic.Int64, most int64) bool {
 	mu, ok := lockConn(c)
 	defer mu.Unlock()
 	if !ok {
-		return
+		return true
 	}
+	if queued.Load()+int64(len(b)) > most {
+		return false
+	}
+	queued.Add(int64(len(b)))
 	newToWriteBuf(c, b)
 	if waits := isWAdded(c); !*waits {
 		*waits = true
 		watchLocked(c, unix.EPOLLIN|unix.EPOLLOUT)
 	}
+	return true
 }
 
 // newToWriteBuf appends to nbio's queue. It is to be called under the connection's
@@ -152,9 +159,40 @@ func isWAdded(c *nbio.Conn) *bool {
 func watchInput(c *nbio.Conn) {
 	mu, ok := lockConn(c)
 	defer mu.Unlock()
-	if ok {
-		watchLocked(c, unix.EPOLLIN)
+	if !ok {
+		return
 	}
+	events := uint32(unix.EPOLLIN)
+	if *isWAdded(c) {
+		events |= unix.EPOLLOUT
+	}
+	watchLocked(c, events)
+}
+
+// watchQueue has epoll report room for what is queued, and no more input: there is
+// none, but its end, which would be reported again and again. It reports false if
+// nothing is queued.
+func watchQueue(c *nbio.Conn) bool {
+	mu, ok := lockConn(c)
+	defer mu.Unlock()
+	if !ok || !*isWAdded(c) {
+		return false
+	}
+	watchLocked(c, unix.EPOLLOUT)
+	return true
+}
+
+// hasEnded reports whether the connection is broken or shut on both sides, or any of
+// events, of poll(2). What came before that may still be unread.
+func hasEnded(c *nbio.Conn, events int16) bool {
+	mu, ok := lockConn(c)
+	defer mu.Unlock()
+	if !ok {
+		return true
+	}
+	fds := []unix.PollFd{{Fd: int32(c.Hash()), Events: events}}
+	n, _ := unix.Poll(fds, 0)
+	return n > 0
 }
 
 // queueWritten ends the wait for room. It is to be called under the connection's lock.

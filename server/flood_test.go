@@ -340,6 +340,146 @@ func waitForInput(t *testing.T, s *Server, c *raw) {
 	eventually(t, "a byte is read", func() bool { return unread(t, p.nb.Hash()) == 0 })
 }
 
+// fillRoom makes the only room full, with nobody to flush it but the test.
+func fillRoom(t *testing.T, s *Server) *router.Room {
+	t.Helper()
+	from := new(router.Member)
+	from.Init("from", nobody{})
+	s.table.Join([]byte("r"), from)
+	t.Cleanup(func() { s.table.Leave(from) })
+	for !from.Room().Full() {
+		from.Room().Publish(from, []byte("\x82\x00"))
+	}
+	return from.Room()
+}
+
+// TestEndInAFullRoom: whoever has its say and ends, in whatever way, is heard, also
+// where its room is full and it would have been held back.
+func TestEndInAFullRoom(t *testing.T) {
+	ends := map[string]func(c *raw) error{
+		"FIN":   func(c *raw) error { return c.CloseWrite() },
+		"close": func(c *raw) error { return c.Close() },
+		"reset": func(c *raw) error {
+			_ = c.SetLinger(0)
+			return c.Close()
+		},
+	}
+	say := append(bytes.Repeat(maskedFrame(0x82, []byte("N")), 4), closeFrame(1000, "")...)
+	for name, end := range ends {
+		for _, newcomer := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, newcomer %v", name, newcomer), func(t *testing.T) {
+				s := start(t, "EVENT_LOOPS=1")
+				listener := open(t, s, "r", "listener")
+				listener.send(text("ping"))
+				listener.wantFrame(0x1, "pong")
+				c := dial(t, s)
+				request := []byte(upgradeRequest("r", "c"))
+				if !newcomer {
+					c.send(request)
+					c.response()
+					request = nil
+					eventually(t, "it is a member", func() bool { return s.Stats().Peers == 2 })
+				}
+				fillRoom(t, s)
+				c.send(request, say)
+				if err := end(c); err != nil {
+					t.Fatal(err)
+				}
+				if name == "reset" {
+					eventually(t, "it has gone", func() bool { return s.Stats().Connections == 1 })
+				} else {
+					eventually(t, "it has come", func() bool { return s.Stats().Upgraded == 2 })
+				}
+				var heard atomic.Int64
+				var group sync.WaitGroup
+				group.Go(func() {
+					for b := make([]byte, 64<<10); ; {
+						n, err := listener.Read(b)
+						if err != nil {
+							return
+						}
+						heard.Add(int64(bytes.Count(b[:n], []byte("N"))))
+					}
+				})
+				eventually(t, "all of it is heard", func() bool {
+					flush(s)
+					return heard.Load() == 4
+				})
+				listener.Close()
+				group.Wait()
+			})
+		}
+	}
+}
+
+// TestHeldIsHeard: who has been read, and waits for the room, is not silent.
+func TestHeldIsHeard(t *testing.T) {
+	s := start(t, "EVENT_LOOPS=1")
+	c := open(t, s, "r", "c")
+	c.send(text("ping"))
+	c.wantFrame(0x1, "pong")
+	fillRoom(t, s)
+	c.send(text("ping")) // it is kept: the room is full
+	p := s.wheels[seatHeartbeat].All()[0]
+	for range 10 {
+		p.beat() // the loop is at liberty to say that it was heard
+		eventually(t, "it is heard", p.heard.Load)
+	}
+	flush(s)
+	for {
+		if op, payload := c.frame(); op == 0x1 && string(payload) == "pong" {
+			break
+		}
+	}
+}
+
+// TestQueueAtTheUpgrade: what waits for a socket when it becomes a WebSocket is
+// written, and what comes behind it.
+func TestQueueAtTheUpgrade(t *testing.T) {
+	s := start(t)
+	c := dial(t, s)
+	if err := c.SetReadBuffer(64 << 10); err != nil {
+		t.Fatal(err)
+	}
+	requests := bytes.Repeat([]byte("GET /v1 HTTP/1.1\r\nHost: x\r\n\r\n"), 100)
+	sent := 0
+	var p *peer
+	eventually(t, "answers are queued", func() bool {
+		c.send(requests)
+		sent += 100
+		for _, p = range s.wheels[seatHandshake].All() {
+		}
+		return p != nil && p.queued.Load() > 64<<10
+	})
+	c.send([]byte(upgradeRequest("r", "c")), text("ping"))
+	for range sent {
+		if res, _ := c.response(); res.StatusCode != 200 {
+			t.Fatalf("status %d, want 200", res.StatusCode)
+		}
+	}
+	if res, _ := c.response(); res.StatusCode != 101 {
+		t.Fatalf("status %d, want 101", res.StatusCode)
+	}
+	c.wantFrame(0x1, "pong")
+}
+
+// TestHalfClosedBehindAQueue: a peer that says farewell and shuts its side still
+// gets what waits for it, and the answer.
+func TestHalfClosedBehindAQueue(t *testing.T) {
+	s := start(t)
+	sender, c := open(t, s, "r", "sender"), open(t, s, "r", "c")
+	fill(t, s, sender, 1)
+	c.send(closeFrame(1000, ""))
+	if err := c.CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it has left", func() bool { return s.Stats().Peers == 1 })
+	got, err := io.ReadAll(c.in)
+	if err != nil || !bytes.HasSuffix(got, []byte{0x88, 2, 1000 >> 8, 1000 & 0xff}) {
+		t.Errorf("%d bytes, %v, the last of them % x; want a close frame at the end", len(got), err, got[max(len(got)-8, 0):])
+	}
+}
+
 // A message cannot reach a room's new member that was said before it came, even
 // where the flush takes several ticks.
 func TestJoinBehindAMessage(t *testing.T) {

@@ -1,12 +1,15 @@
 package server
 
 import (
+	"bytes"
 	"io"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"unsafe"
+
+	"golang.org/x/sys/unix"
 
 	"relaygate/router"
 )
@@ -35,6 +38,10 @@ type loop struct {
 	scratch router.Scratch
 	peeker  router.Peeker
 	shaker  *handshaker
+
+	// Of the peer that is being read.
+	final    bool // nbio closes it when we return: nothing may be left
+	ownsData bool // what is served is the peer's own, and not in
 
 	mu     sync.Mutex
 	posted []*router.Room // from other goroutines
@@ -103,16 +110,25 @@ func (l *loop) read(p *peer) {
 	if p.at() == phaseClosed { // also what everything below happens after: see Server.add
 		return
 	}
+	// nbio closes the connection when we return if it has been told of its end. Until
+	// the upgrade, for which see watchInput, that the peer has shut its side is one.
+	var end int16
+	if p.at() == phaseHead {
+		end = unix.POLLRDHUP
+	}
+	l.final = false
 	for reads, empty := 0, false; ; {
 		switch {
-		case l.hold(p):
+		case l.hold(p, end):
 			return
 		case p.in != nil && len(p.in.rest) > 0:
 			rest := p.in.rest
 			p.in.rest = nil
+			l.ownsData = true
 			l.serve(p, rest)
+			l.ownsData = false
 			continue
-		case empty || reads == readsPerEvent:
+		case empty || reads >= readsPerEvent && !l.final:
 			return
 		}
 		n, err := receive(p.nb, l.in)
@@ -126,7 +142,7 @@ func (l *loop) read(p *peer) {
 			_ = p.nb.CloseWithError(err)
 			return
 		case n == 0:
-			_ = p.nb.CloseWithError(io.EOF)
+			l.ended(p)
 			return
 		default:
 			empty = n < len(l.in)
@@ -135,13 +151,25 @@ func (l *loop) read(p *peer) {
 	}
 }
 
+// ended closes p, which has read to the peer's end, unless our last word still waits.
+func (l *loop) ended(p *peer) {
+	if p.at() == phaseClosing && watchQueue(p.nb) {
+		return // we come back when that is written, or the wheel ends it
+	}
+	_ = p.nb.CloseWithError(io.EOF)
+}
+
 // hold reports whether p is not to be read since its room is full. Then it has its
 // turn behind the next flush, first come, first served: epoll, which goes on
 // reporting it, would let the same peer fill the room each time. So a fast sender is
-// held back by its own socket.
-func (l *loop) hold(p *peer) bool {
+// held back by its own socket. Who has ended (hasEnded tells with end) is not held,
+// but read to the end, as far as the room can take that.
+func (l *loop) hold(p *peer, end int16) bool {
 	if p.at() != phaseOpen || !p.Room().Full() {
 		return false
+	}
+	if l.final = l.final || hasEnded(p.nb, end); l.final {
+		return p.Room().Brimming()
 	}
 	p.heard.Store(true) // as it was, whether or not we listen
 	if !p.held {
@@ -149,6 +177,18 @@ func (l *loop) hold(p *peer) bool {
 		l.held = append(l.held, p)
 	}
 	l.arm()
+	return true
+}
+
+// keeps reports whether p's room is full, and keeps data then for when it is flushed.
+func (l *loop) keeps(p *peer, data []byte) bool {
+	switch {
+	case !p.Room().Full(), l.final && !p.Room().Brimming():
+		return false
+	case !l.ownsData:
+		data = bytes.Clone(data)
+	}
+	p.input().rest = data
 	return true
 }
 
@@ -186,6 +226,7 @@ func (l *loop) readHeld() {
 	waiting := turns[:0]
 	for _, p := range turns {
 		if p.at() == phaseOpen && p.Room().Full() {
+			p.heard.Store(true) // see hold
 			waiting = append(waiting, p)
 			continue
 		}

@@ -1,7 +1,6 @@
 package server
 
 import (
-	"bytes"
 	"unicode/utf8"
 
 	"relaygate/router"
@@ -16,6 +15,9 @@ const heartbeatBytes = 4
 // peer is no longer open, nil otherwise. What is left when the room is full it keeps.
 func (l *loop) frames(p *peer, data []byte) (rest []byte) {
 	for len(data) > 0 {
+		if l.keeps(p, data) {
+			return nil
+		}
 		if p.in != nil && len(p.in.buf) > 0 {
 			data = l.resumeFrame(p, data)
 		} else {
@@ -25,10 +27,6 @@ func (l *loop) frames(p *peer, data []byte) (rest []byte) {
 			return data
 		}
 		l.replyIfMany(p)
-		if len(data) > 0 && p.Room().Full() {
-			p.input().rest = bytes.Clone(data)
-			return nil
-		}
 	}
 	return nil
 }

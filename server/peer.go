@@ -91,7 +91,7 @@ func (p *peer) unlock() {
 }
 
 // sendLocked submits whole frames, or HTTP. What the socket does not take at
-// once is copied by nbio, up to MAX_QUEUE_BYTES; past that the connection is closed.
+// once is copied to nbio's queue, up to MAX_QUEUE_BYTES; past that the connection is closed.
 // It would be for one write that is larger, too, so that is cut.
 func (p *peer) sendLocked(b []byte) {
 	for most := p.srv.cfg.MaxQueue; len(b) > most; {
@@ -118,12 +118,10 @@ func (p *peer) submit(b []byte) {
 			return
 		}
 	}
-	if p.queued.Add(int64(len(b))) > int64(p.srv.cfg.MaxQueue) {
+	if !enqueue(p.nb, b, &p.queued, int64(p.srv.cfg.MaxQueue)) {
 		p.cause.Store(uint32(closedSlow))
 		hangUp(p.nb)
-		return
 	}
-	enqueue(p.nb, b)
 }
 
 // onWritten is nbio's OnWrittenSize: the socket took n bytes of what was queued. It

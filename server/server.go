@@ -6,7 +6,7 @@
 // (loop.go) → loop.frames and loop.message (message.go), where it is unmasked and
 // encoded in the loop's buffer → router.Room.Publish → the loop's tick →
 // router.Room.Flush → peer.Write (peer.go) → send (conn.go) or, where the socket
-// is full, nbio.Conn.Write.
+// is full, nbio's queue.
 package server
 
 import (
