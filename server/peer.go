@@ -44,9 +44,7 @@ type peer struct {
 	srv *Server
 	nb  *nbio.Conn
 
-	// Owned by the connection's loop.
-	in   *input // unfinished input, nil while there is none
-	held bool   // in the loop's held
+	in *input // unfinished input, nil while there is none; the loop's own
 
 	queued atomic.Int64  // bytes in nb's queue: the socket did not take them at once
 	phase  atomic.Uint32 // of type phase; written under mu
@@ -54,13 +52,12 @@ type peer struct {
 	finish atomic.Bool   // shut the socket's sending side when queued is 0
 	cause  atomic.Uint32 // of type closeCause
 
-	// Owned by the heartbeat wheel's goroutine.
-	waited bool   // something was queued at its last visit,
-	acked  uint32 // and so much was acknowledged then
-
-	seatedIn seating     // guarded by mu
+	acked    uint32      // what was acknowledged at the heartbeat wheel's last visit; the wheel's own
+	waited   bool        // something was queued then; the wheel's own
+	held     bool        // in the loop's held; the loop's own
 	awaits   bool        // our close frame was the first, the peer's is to come; static from phaseClosing on
-	seat     health.Seat // the wheel's
+	seatedIn seating     // guarded by mu
+	seat     health.Seat // the wheels'
 
 	// mu makes changes of phase whole with what they entail (membership, the
 	// seat, the last frame), and puts no frame behind a close frame. Lock
