@@ -76,15 +76,7 @@ func TestMembersTakeTurns(t *testing.T) {
 		}
 	})
 	var pongs atomic.Int64
-	group.Go(func() {
-		for b := make([]byte, 64<<10); ; {
-			n, err := other.Read(b)
-			if err != nil {
-				return
-			}
-			pongs.Add(int64(bytes.Count(b[:n], []byte("p")))) // of "pong", among empty messages
-		}
-	})
+	group.Go(func() { count(other, "p", &pongs) }) // of "pong", among empty messages
 	for i := range 20 {
 		other.send(text("ping"))
 		eventually(t, "it is answered", func() bool { return pongs.Load() == int64(i+1) })
@@ -92,6 +84,17 @@ func TestMembersTakeTurns(t *testing.T) {
 	flooder.Close()
 	other.Close()
 	group.Wait()
+}
+
+// count adds up how often a letter comes, until the connection ends.
+func count(c *raw, letter string, into *atomic.Int64) {
+	for b := make([]byte, 64<<10); ; {
+		n, err := c.Read(b)
+		if err != nil {
+			return
+		}
+		into.Add(int64(bytes.Count(b[:n], []byte(letter))))
+	}
 }
 
 // TestDrainBesideAFlood: full rooms and held members do not keep a relay from
@@ -392,15 +395,7 @@ func TestEndInAFullRoom(t *testing.T) {
 				}
 				var heard atomic.Int64
 				var group sync.WaitGroup
-				group.Go(func() {
-					for b := make([]byte, 64<<10); ; {
-						n, err := listener.Read(b)
-						if err != nil {
-							return
-						}
-						heard.Add(int64(bytes.Count(b[:n], []byte("N"))))
-					}
-				})
+				group.Go(func() { count(listener, "N", &heard) })
 				eventually(t, "all of it is heard", func() bool {
 					flush(s)
 					return heard.Load() == 4

@@ -206,11 +206,14 @@ func (p *peer) closeLocked(cause closeCause, last []byte) {
 func (p *peer) closeNow() { hangUp(p.nb) }
 
 // closeHandshake ends a connection that has not sent a complete request in time.
-func (p *peer) closeHandshake() {
+func (p *peer) closeHandshake() { p.hangUpIn(phaseHead, closedHandshake) }
+
+// hangUpIn ends the connection without a word, if it is in this phase.
+func (p *peer) hangUpIn(in phase, cause closeCause) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.at() == phaseHead {
-		p.cause.Store(uint32(closedHandshake))
+	if p.at() == in {
+		p.cause.Store(uint32(cause))
 		hangUp(p.nb)
 	}
 }
@@ -225,7 +228,7 @@ func (p *peer) beat() {
 	case !heard:
 		p.close(byeHeartbeat, false)
 	case stuck:
-		p.closeSlow()
+		p.hangUpIn(phaseOpen, closedSlow)
 	default:
 		p.Write(pingFrame)
 	}
@@ -241,15 +244,6 @@ func (p *peer) stuck() bool {
 		p.acked = acknowledged(p.nb)
 	}
 	return waited && p.waited && p.acked == before
-}
-
-func (p *peer) closeSlow() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.at() == phaseOpen {
-		p.cause.Store(uint32(closedSlow))
-		hangUp(p.nb)
-	}
 }
 
 // closeHeard: the peer's close frame came after ours. All is said.
