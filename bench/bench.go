@@ -173,7 +173,7 @@ func (b *bench) measureAll(ctx context.Context) {
 		for _, s := range servers {
 			b.results().Results = append(b.results().Results, report.Result{Server: s.name})
 		}
-		if sc.kind != idle && !b.fits(sc) {
+		if n := sc.shape.Conns(); sc.kind != idle && b.fitting(n) < n {
 			b.progress.skip(b.rounds(sc)*len(servers), b.seconds(sc))
 			continue
 		}
@@ -277,7 +277,7 @@ func (b *bench) seconds(sc scenario) float64 {
 	one, long, warm := b.opt.duration.Seconds(), b.opt.length(sc).Seconds(), b.opt.warmup.Seconds()
 	switch sc.kind {
 	case latency:
-		// One round has all rates, the others have one.
+		// The first rounds have all rates, the others have one.
 		rounds := float64(b.rounds(sc))
 		return 0.6 + (min(float64(curveRounds), rounds)*float64(len(shares)-1)*(one+warm)+rounds*(long+warm))/rounds
 	case slow:
@@ -306,44 +306,19 @@ func (b *bench) tidyLogs() {
 	}
 }
 
-// fits tells whether a scenario's connections are within this machine's limits; what is in the way is noted.
-func (b *bench) fits(sc scenario) bool {
-	findings, fits := b.limits.Check(sc.shape.Conns(), b.opt.pairs(), b.perConn())
-	if fits >= sc.shape.Conns() {
-		return true
-	}
+// fitting is how many of n connections this machine's limits allow; what is in the way is noted once.
+func (b *bench) fitting(n int) int {
+	findings, fits := b.limits.Check(n, b.opt.pairs(), perConn(b.servers))
 	for _, f := range findings {
 		if f.Fix != "" {
-			text := fmt.Sprintf("Left out: %d connections do not fit: %s (%s) allows %d. To raise it: %s", sc.shape.Conns(), f.Limit, f.Have, f.Fits, f.Fix)
-			b.note(text)
-			b.progress.line("%s: %s", sc.name, text)
-		}
-	}
-	return false
-}
-
-// perConn is what the most expensive server takes for a connection, in bytes.
-func (b *bench) perConn() int {
-	most := 0
-	for _, s := range b.servers {
-		most = max(most, s.perConn)
-	}
-	return most
-}
-
-// fitting is how many idle peers this machine's limits allow; what is in the way is reported once.
-func (b *bench) fitting(sc scenario) int {
-	findings, fits := b.limits.Check(b.opt.conns, b.opt.pairs(), b.perConn())
-	for _, f := range findings {
-		if f.Fix != "" {
-			text := fmt.Sprintf("%d peers do not fit: %s (%s) allows %d. To raise it: %s", b.opt.conns, f.Limit, f.Have, f.Fits, f.Fix)
+			text := fmt.Sprintf("%d connections do not fit: %s (%s) allows %d. To raise it: %s", n, f.Limit, f.Have, f.Fits, f.Fix)
 			if !b.noted(text) {
 				b.note(text)
 				b.progress.line("%s", text)
 			}
 		}
 	}
-	return max(fits, 3*sc.shape.Peers)
+	return fits
 }
 
 func (b *bench) noted(text string) bool {

@@ -133,13 +133,15 @@ func (o *options) pairs() int {
 
 // doctor prints which limits stand in the way of -conns and returns 1 if one does.
 func doctor(l host.Limits, o *options) int {
-	perConn := 0
-	if servers, err := chooseServers(o.servers, o.repo, o.bin); err == nil && o.targetURL == "" {
-		for _, s := range servers {
-			perConn = max(perConn, s.perConn)
+	var servers []server
+	if o.targetURL == "" {
+		var err error
+		if servers, err = chooseServers(o.servers, o.repo, o.bin); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			return 2
 		}
 	}
-	findings, fits := l.Check(o.conns, o.pairs(), perConn)
+	findings, fits := l.Check(o.conns, o.pairs(), perConn(servers))
 	fmt.Printf("%d connections on this machine:\n", o.conns)
 	for _, f := range findings {
 		if f.Fix == "" {

@@ -78,7 +78,7 @@ const settle = 200 * time.Millisecond
 // measureIdle reads memory at three sizes, then the cost of heartbeats, then checks that everybody is still served.
 func (b *bench) measureIdle(ctx context.Context, sc scenario, srv server) (r report.Round, err error) {
 	r.Metrics, r.Series = map[string]float64{}, map[string][]report.Point{}
-	conns := b.fitting(sc)
+	conns := max(b.fitting(b.opt.conns), 3*sc.shape.Peers)
 	interval := fmt.Sprintf("CONNECTION_CHECK_INTERVAL=%d", b.opt.heartbeat.Milliseconds())
 	s, err := b.begin(ctx, srv, conns, conns/sc.shape.Peers, interval)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -45,7 +46,9 @@ func TestMain(m *testing.M) {
 			fmt.Fprintln(os.Stderr, serveMini(strings.Join(os.Args[2:], "")))
 			os.Exit(1)
 		case "-deaf":
-			time.Sleep(patience)
+			ended := make(chan os.Signal, 1)
+			signal.Notify(ended, syscall.SIGTERM)
+			<-ended
 			os.Exit(1)
 		case "-broken":
 			fmt.Fprintln(os.Stderr, "no such configuration")

@@ -42,13 +42,13 @@ func known(repo, bin string) []server {
 			build: []string{"build", "-C", filepath.Join(repo, "bench", "peers"), "-o", path, "./" + name},
 		}
 	}
-	own := filepath.Join(bin, "peers", subject)
+	own, source := filepath.Join(bin, "peers", subject), describe(repo)
 	synchronous := peer("gws", "github.com/lxzan/gws", 10<<10, "gws, but a message for one recipient is written at once: whoever writes to a peer that does not read waits for it")
 	synchronous.name, synchronous.args = "gws-sync", []string{"-sync"}
 	return []server{
 		{
-			name: subject, about: "this relay", path: own, module: "github.com/lesismal/nbio", perConn: 1 << 10, source: describe(repo),
-			build: []string{"build", "-C", repo, "-trimpath", "-ldflags", "-s -w -X main.version=" + describe(repo), "-o", own, "."}, // as make build does
+			name: subject, about: "this relay", path: own, module: "github.com/lesismal/nbio", perConn: 1 << 10, source: source,
+			build: []string{"build", "-C", repo, "-trimpath", "-ldflags", "-s -w -X main.version=" + source, "-o", own, "."}, // as make build does
 		},
 		peer("gws", "github.com/lxzan/gws", 10<<10, "lxzan/gws: event handler and a goroutine per connection"),
 		synchronous,
@@ -56,6 +56,15 @@ func known(repo, bin string) []server {
 		peer("coder", "github.com/coder/websocket", 24<<10, "coder/websocket: two goroutines per connection"),
 		peer("nbhttp", "github.com/lesismal/nbio", 2<<10, "nbio with nbhttp/websocket and WriteMessage: an event loop"),
 	}
+}
+
+// perConn is what the most expensive of some servers takes for a connection, in bytes.
+func perConn(servers []server) int {
+	most := 0
+	for _, s := range servers {
+		most = max(most, s.perConn)
+	}
+	return most
 }
 
 // describe names the commit of a source tree, and whether it was changed since.

@@ -15,6 +15,9 @@ type batch struct {
 	shares  int     // bytes of these entries, once for each
 	joined  []joining
 
+	// What there was of buf and entries when the room became full.
+	fullBytes, fullEntries int
+
 	// The plan of the flush, made when the log is taken; static until the end.
 	recipients []*Member     // who may get something
 	involved   []involvement // who gets something of its own
@@ -132,14 +135,13 @@ func (b *batch) deliver(recipients []*Member, s *Scratch) {
 func (b *batch) assemble(v *involvement, s *Scratch) []byte {
 	var r run
 	s.buf = s.buf[:0]
-	switch b.directs {
-	case 0:
+	if b.directs == 0 {
 		for i := int(v.since); i < len(b.entries); i++ {
 			if e := &b.entries[i]; e.sender != v.member {
 				r.add(b, s, e)
 			}
 		}
-	default: // two lists in order: what is for everyone, which may be nothing, and what is for v alone
+	} else { // two lists in order: what is for everyone, which may be nothing, and what is for v alone
 		own := v.first
 		for _, i := range b.broadcasts {
 			own = r.addUntil(b, s, own, i)

@@ -50,8 +50,8 @@ const (
 	// goes to many connections of one peer: its entries take LogLimit bytes then.
 	maxEntries = LogLimit / int(unsafe.Sizeof(entry{}))
 
-	// brim times these limits is what a room may hold that whoever ends while it is
-	// full can still publish into.
+	// brim times these limits, from where it became full, is what whoever ends can
+	// still publish into a full room.
 	brim = 8
 
 	// indexAbove is the number of members above which a room that sees direct
@@ -149,11 +149,14 @@ func (r *Room) logLocked() *batch {
 }
 
 func (r *Room) noteLocked(b *batch) (note bool) {
-	if len(b.buf) > LogLimit || len(b.entries) > maxEntries {
-		r.full.Store(true)
-		if len(b.buf) > brim*LogLimit || len(b.entries) > brim*maxEntries {
+	switch {
+	case r.full.Load():
+		if len(b.buf)-b.fullBytes > brim*LogLimit || len(b.entries)-b.fullEntries > brim*maxEntries {
 			r.brimming.Store(true)
 		}
+	case len(b.buf) > LogLimit || len(b.entries) > maxEntries:
+		b.fullBytes, b.fullEntries = len(b.buf), len(b.entries)
+		r.full.Store(true)
 	}
 	note = !r.active
 	r.active = true

@@ -10,10 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"go.uber.org/zap"
-	"golang.org/x/sys/unix"
 
 	"relaygate/router"
 )
@@ -143,31 +141,6 @@ func TestDrainBesideAFlood(t *testing.T) {
 	}
 }
 
-// TestAllBeforeTheEnd: what a peer sends before it shuts its side counts, however
-// much it is; nbio closes a connection as soon as it hears of that.
-func TestAllBeforeTheEnd(t *testing.T) {
-	const size = 900 << 10
-	s := start(t)
-	reader := join(t, s, "r", "reader")
-	for round := range 5 {
-		c := open(t, s, "r", "sender")
-		var want [][]byte
-		for i := range 3 {
-			want = append(want, append(fmt.Appendf(nil, "%d of round %d ", i, round), repeat("x", size)...))
-			c.send(maskedFrame(0x82, want[i]))
-		}
-		c.send(closeFrame(1000, ""))
-		if err := c.CloseWrite(); err != nil {
-			t.Fatal(err)
-		}
-		c.wantCloseFrame(1000)
-		c.ended()
-		for _, w := range want {
-			hearBytes(t, reader, 2, w)
-		}
-	}
-}
-
 // heapBytes is what is in use behind a collection.
 func heapBytes() int64 {
 	var m runtime.MemStats
@@ -294,55 +267,6 @@ func TestHeartbeatsPassAnyLimit(t *testing.T) {
 	c.wantClose(1009)
 }
 
-// TestCloseFrameInPieces: the connection ends when the peer's close frame is
-// complete, and not with a reset in the middle of it.
-func TestCloseFrameInPieces(t *testing.T) {
-	s := start(t)
-	c := open(t, s, "r", "c")
-	c.send(maskedFrame(0x81, []byte{0xff}))
-	c.wantCloseFrame(1007)
-	frame := closeFrame(1007, "so it was not")
-	for _, b := range frame[:len(frame)-1] {
-		c.send([]byte{b})
-		waitForInput(t, s, c)
-	}
-	if n := s.Stats().Connections; n != 1 {
-		t.Fatalf("%d connections before the last byte, want 1", n)
-	}
-	c.send(frame[len(frame)-1:])
-	c.ended()
-}
-
-// TestCloseFrameAcrossOurs: a close frame of which a part had come when the relay
-// began to close ends the connection when the rest comes.
-func TestCloseFrameAcrossOurs(t *testing.T) {
-	s := start(t)
-	c := open(t, s, "r", "c")
-	frame := closeFrame(1000, "bye")
-	c.send(text("ping"), frame[:8])
-	c.wantFrame(0x1, "pong")
-	s.wheels[seatHeartbeat].All()[0].close(byeHeartbeat, false)
-	c.wantCloseFrame(1001)
-	began := time.Now()
-	c.send(frame[8:])
-	c.ended()
-	if d := time.Since(began); d >= closeTimeout {
-		t.Errorf("ended after %v, by the timeout", d)
-	}
-}
-
-// waitForInput waits until the relay's end of c has nothing left to read.
-func waitForInput(t *testing.T, s *Server, c *raw) {
-	t.Helper()
-	var p *peer
-	eventually(t, "it is closing", func() bool {
-		for _, p = range s.wheels[seatClosing].All() {
-		}
-		return p != nil
-	})
-	eventually(t, "a byte is read", func() bool { return unread(t, p.nb.Hash()) == 0 })
-}
-
 // fillRoom makes the only room full, with nobody to flush it but the test.
 func fillRoom(t *testing.T, s *Server) *router.Room {
 	t.Helper()
@@ -354,57 +278,6 @@ func fillRoom(t *testing.T, s *Server) *router.Room {
 		from.Room().Publish(from, []byte("\x82\x00"))
 	}
 	return from.Room()
-}
-
-// TestEndInAFullRoom: whoever has its say and ends, in whatever way, is heard, also
-// where its room is full and it would have been held back.
-func TestEndInAFullRoom(t *testing.T) {
-	ends := map[string]func(c *raw) error{
-		"FIN":   func(c *raw) error { return c.CloseWrite() },
-		"close": func(c *raw) error { return c.Close() },
-		"reset": func(c *raw) error {
-			_ = c.SetLinger(0)
-			return c.Close()
-		},
-	}
-	say := append(bytes.Repeat(maskedFrame(0x82, []byte("N")), 4), closeFrame(1000, "")...)
-	for name, end := range ends {
-		for _, newcomer := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%s, newcomer %v", name, newcomer), func(t *testing.T) {
-				s := start(t, "EVENT_LOOPS=1")
-				listener := open(t, s, "r", "listener")
-				listener.send(text("ping"))
-				listener.wantFrame(0x1, "pong")
-				c := dial(t, s)
-				request := []byte(upgradeRequest("r", "c"))
-				if !newcomer {
-					c.send(request)
-					c.response()
-					request = nil
-					eventually(t, "it is a member", func() bool { return s.Stats().Peers == 2 })
-				}
-				fillRoom(t, s)
-				c.send(request, say)
-				if err := end(c); err != nil {
-					t.Fatal(err)
-				}
-				if name == "reset" {
-					eventually(t, "it has gone", func() bool { return s.Stats().Connections == 1 })
-				} else {
-					eventually(t, "it has come", func() bool { return s.Stats().Upgraded == 2 })
-				}
-				var heard atomic.Int64
-				var group sync.WaitGroup
-				group.Go(func() { count(listener, "N", &heard) })
-				eventually(t, "all of it is heard", func() bool {
-					flush(s)
-					return heard.Load() == 4
-				})
-				listener.Close()
-				group.Wait()
-			})
-		}
-	}
 }
 
 // TestHeldIsHeard: who has been read, and waits for the room, is not silent.
@@ -458,23 +331,6 @@ func TestQueueAtTheUpgrade(t *testing.T) {
 	c.wantFrame(0x1, "pong")
 }
 
-// TestHalfClosedBehindAQueue: a peer that says farewell and shuts its side still
-// gets what waits for it, and the answer.
-func TestHalfClosedBehindAQueue(t *testing.T) {
-	s := start(t)
-	sender, c := open(t, s, "r", "sender"), open(t, s, "r", "c")
-	fill(t, s, sender, 1)
-	c.send(closeFrame(1000, ""))
-	if err := c.CloseWrite(); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "it has left", func() bool { return s.Stats().Peers == 1 })
-	got, err := io.ReadAll(c.in)
-	if err != nil || !bytes.HasSuffix(got, []byte{0x88, 2, 1000 >> 8, 1000 & 0xff}) {
-		t.Errorf("%d bytes, %v, the last of them % x; want a close frame at the end", len(got), err, got[max(len(got)-8, 0):])
-	}
-}
-
 // A message cannot reach a room's new member that was said before it came, even
 // where the flush takes several ticks.
 func TestJoinBehindAMessage(t *testing.T) {
@@ -498,13 +354,3 @@ func TestJoinBehindAMessage(t *testing.T) {
 type nobody struct{}
 
 func (nobody) Write([]byte) {}
-
-// unread is how many bytes wait in a socket of this process.
-func unread(t *testing.T, fd int) int {
-	t.Helper()
-	n, err := unix.IoctlGetInt(fd, unix.SIOCINQ)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return n
-}

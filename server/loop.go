@@ -128,8 +128,12 @@ func (l *loop) read(p *peer) {
 			l.serve(p, rest)
 			l.ownsData = false
 			continue
-		case empty || reads >= readsPerEvent && !l.final:
+		case empty:
 			return
+		case reads >= readsPerEvent && !l.final:
+			if l.final = hasEnded(p.nb, end); !l.final {
+				return
+			}
 		}
 		n, err := receive(p.nb, l.in)
 		if n > 0 {
@@ -153,6 +157,9 @@ func (l *loop) read(p *peer) {
 
 // ended closes p, which has read to the peer's end, unless our last word still waits.
 func (l *loop) ended(p *peer) {
+	if p.at() == phaseHead && p.queued.Load() > 0 {
+		p.closeAfter(nil)
+	}
 	if p.at() == phaseClosing && watchQueue(p.nb) {
 		return // we come back when that is written, or the wheel ends it
 	}
@@ -163,7 +170,8 @@ func (l *loop) ended(p *peer) {
 // turn behind the next flush, first come, first served: epoll, which goes on
 // reporting it, would let the same peer fill the room each time. So a fast sender is
 // held back by its own socket. Who has ended (hasEnded tells with end) is not held,
-// but read to the end, as far as the room can take that.
+// but read to the end, as far as the room can take that. (But a peer that resets
+// while something is queued for it is lost to us: nbio tries to write that first.)
 func (l *loop) hold(p *peer, end int16) bool {
 	if p.at() != phaseOpen || !p.Room().Full() {
 		return false

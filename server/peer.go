@@ -181,7 +181,8 @@ func (p *peer) closeAnswered(code ws.StatusCode) {
 	}
 }
 
-// closeAfter sends the HTTP answer that is the connection's last word.
+// closeAfter sends the HTTP answer that is the connection's last word; nil if that is
+// queued already.
 func (p *peer) closeAfter(answer []byte) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -197,7 +198,9 @@ func (p *peer) closeAfter(answer []byte) {
 func (p *peer) closeLocked(cause closeCause, last []byte) {
 	p.cause.Store(uint32(cause))
 	p.phase.Store(uint32(phaseClosing)) // before the peer can answer
-	p.submit(last)
+	if len(last) > 0 {
+		p.submit(last)
+	}
 	p.srv.table.Leave(&p.Member)
 	p.sitLocked(seatClosing)
 }

@@ -145,10 +145,9 @@ func (a queueAllocator) Malloc(size int) *[]byte {
 func (s *Server) startEngine() error {
 	n := s.cfg.Loops()
 	s.engine = nbio.NewEngine(nbio.Config{
-		Name:               "relaygate",
-		NPoller:            n,
-		ReadBufferSize:     1, // the loops have their own
-		MaxWriteBufferSize: s.cfg.MaxQueue,
+		Name:           "relaygate",
+		NPoller:        n,
+		ReadBufferSize: 1, // the loops have their own
 		// The default pool mixes all sizes: small queues would hold large buffers.
 		BodyAllocator: queueAllocator{mempool.NewAligned()},
 	})
