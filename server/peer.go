@@ -133,10 +133,12 @@ func (p *peer) onWritten(n int) {
 	}
 }
 
-// open makes p a member of relayID. It reports whether p is open now.
-func (p *peer) open(relayID, peerID []byte) bool {
+// open makes p a member of relayID and sends answer, the 101 and what goes before it. p joins first,
+// so that it misses nothing that is sent once it has read the 101; nothing reaches it before
+// that, since p.mu holds those who write to it. It reports whether p is open now.
+func (p *peer) open(relayID, peerID, answer []byte) bool {
 	p.mu.Lock()
-	defer p.mu.Unlock()
+	defer p.unlock()
 	if p.at() != phaseHead {
 		return false // closed beside us
 	}
@@ -145,6 +147,7 @@ func (p *peer) open(relayID, peerID []byte) bool {
 	p.heard.Store(true)
 	watchInput(p.nb)
 	p.sitLocked(seatHeartbeat)
+	p.sendLocked(answer)
 	p.phase.Store(uint32(phaseOpen))
 	return true
 }

@@ -57,8 +57,9 @@ func (l *loop) answer(p *peer, head []byte) {
 		p.closeAfter(l.out)
 		l.out = l.out[:0]
 	case upgraded:
-		l.reply(p) // before anybody in the room can write to p
-		if !p.open(v.relayID, v.peerID) {
+		opened := p.open(v.relayID, v.peerID, l.out)
+		l.out = l.out[:0]
+		if !opened {
 			return
 		}
 		if e := l.srv.log.Check(zap.DebugLevel, "peer connected"); e != nil {
