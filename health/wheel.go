@@ -27,12 +27,12 @@ type Sitter interface {
 type Wheel[T Sitter] struct {
 	// Static.
 	step   time.Duration
-	stride int // from one seat that Spread gives to the next, in slots
+	stride int // from one seat that AddSpread gives to the next, in slots
 
 	mu    sync.Mutex
 	slots [][]T
 	hand  int       // the slot passed last
-	next  int       // where Spread puts the next one
+	next  int       // where AddSpread puts the next one
 	due   time.Time // when the hand moves on; zero before the first Turn
 	seen  []T       // scratch of Turn, which runs in one goroutine
 }
@@ -73,18 +73,18 @@ func (w *Wheel[T]) Len() int {
 	return n
 }
 
-// Spread seats x in the slots by turns, so that many who come at once are not
+// AddSpread seats x in the slots by turns, so that many who come at once are not
 // visited at once. The hand reaches x within one revolution.
-func (w *Wheel[T]) Spread(x T) {
+func (w *Wheel[T]) AddSpread(x T) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.next = (w.next + w.stride) % len(w.slots)
 	w.seat(x, w.next)
 }
 
-// Behind seats x where the hand has just been: it comes back after at least
+// Add seats x where the hand has just been: it comes back after at least
 // len(slots)-1 steps, at most len(slots).
-func (w *Wheel[T]) Behind(x T) {
+func (w *Wheel[T]) Add(x T) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.seat(x, w.hand)

@@ -42,7 +42,7 @@ func (w *turner) spread(n int) []*sitter {
 	all := make([]*sitter, n)
 	for i := range all {
 		all[i] = new(sitter)
-		w.Spread(all[i])
+		w.AddSpread(all[i])
 	}
 	return all
 }
@@ -97,7 +97,7 @@ func TestTickedWheel(t *testing.T) {
 		all := make([]*sitter, sitters)
 		for i := range all {
 			all[i] = new(sitter)
-			w.Spread(all[i])
+			w.AddSpread(all[i])
 		}
 		ticker, end := time.NewTicker(w.Step()), time.After(5*30*time.Second+50*time.Millisecond)
 		defer ticker.Stop()
@@ -175,7 +175,7 @@ func TestBehindComesBackAfterARevolution(t *testing.T) {
 			w.turn(after, w.see)
 			var s sitter
 			seated := w.now
-			w.Behind(&s)
+			w.Add(&s)
 			w.turn(step-after, w.see)
 			for len(s.visits) == 0 {
 				w.turn(step, w.see)
@@ -197,7 +197,7 @@ func TestBehindALateHand(t *testing.T) {
 		w.now = w.now.Add(late) // and nobody turned
 		var s sitter
 		seated := w.now
-		w.Behind(&s)
+		w.Add(&s)
 		for w.turn(0, w.see); len(s.visits) == 0; {
 			w.turn(step, w.see)
 		}
@@ -232,7 +232,7 @@ func TestRemove(t *testing.T) {
 			t.Errorf("sitter %d was visited %d times, want %d", i, len(s.visits), want)
 		}
 	}
-	w.Spread(all[1])
+	w.AddSpread(all[1])
 	w.wantLen(t, 41)
 	if !slices.Contains(w.All(), all[1]) {
 		t.Error("one that came back is not among all")
@@ -283,8 +283,8 @@ func TestVisitMayCallTheWheel(t *testing.T) {
 		w.turn(step, func(s *sitter) {
 			w.see(s)
 			w.Remove(s)
-			closing.Behind(s)
-			w.Behind(new(sitter))
+			closing.Add(s)
+			w.Add(new(sitter))
 			joined++
 			w.wantLen(t, len(all))
 		})
@@ -397,11 +397,11 @@ func TestConcurrentUse(t *testing.T) {
 			var mine [10]sitter
 			for {
 				for i := range mine {
-					w.Spread(&mine[i])
+					w.AddSpread(&mine[i])
 				}
 				for i := range mine {
 					w.Remove(&mine[i])
-					w.Behind(&mine[i])
+					w.Add(&mine[i])
 				}
 				if n := w.Len(); n < len(stay) || n > len(stay)+4*len(mine) {
 					t.Errorf("Len %d, want %d to %d", n, len(stay), len(stay)+4*len(mine))
@@ -449,7 +449,7 @@ func TestWheelDoesNotAllocate(t *testing.T) {
 	if n := testing.AllocsPerRun(100, func() { w.turn(step, visit) }); n != 0 {
 		t.Errorf("%v allocations per step, want 0", n)
 	}
-	if n := testing.AllocsPerRun(100, func() { w.Remove(all[0]); w.Behind(all[0]) }); n != 0 {
+	if n := testing.AllocsPerRun(100, func() { w.Remove(all[0]); w.Add(all[0]) }); n != 0 {
 		t.Errorf("%v allocations to change one's seat, want 0", n)
 	}
 }

@@ -15,15 +15,12 @@ type batch struct {
 	shares  int     // bytes of these entries, once for each
 	joined  []joining
 
-	// What there was of buf and entries when the room became full.
-	fullBytes, fullEntries int
-
 	// The plan of the flush, made when the log is taken; static until the end.
-	recipients []*Member     // who may get something
-	involved   []involvement // who gets something of its own
-	shared     []byte        // what all others get: buf, or mixed
-	mixed      []byte        // the broadcasts of buf, if there are direct messages among them
-	broadcasts []int32       // their positions in entries, then
+	recipients   []*Member     // who may get something
+	participants []participant // who gets something of its own
+	shared       []byte        // what all others get: buf, or mixed
+	mixed        []byte        // the broadcasts of buf, if there are direct messages among them
+	broadcasts   []int32       // their positions in entries, then
 
 	// Guarded by Room.mu.
 	next    int           // recipients[next:] nobody writes to yet
@@ -46,9 +43,9 @@ type joining struct {
 	since  int32
 }
 
-// involvement is a member that sent a broadcast, is the target of an entry, or
+// participant is a member that sent a broadcast, is the target of an entry, or
 // joined in between.
-type involvement struct {
+type participant struct {
 	member      *Member
 	first, last int32 // 1 + position of its first and last entry as a target, 0 if none
 	since       int32 // position of the first entry that it could hear
@@ -73,10 +70,10 @@ func (b *batch) plan(members []*Member) {
 	for i := range b.entries {
 		e := &b.entries[i]
 		if e.target == nil {
-			b.involve(e.sender)
+			b.participant(e.sender)
 			continue
 		}
-		v := b.involve(e.target)
+		v := b.participant(e.target)
 		if v.first == 0 {
 			v.first = int32(i + 1)
 		} else {
@@ -85,15 +82,15 @@ func (b *batch) plan(members []*Member) {
 		v.last = int32(i + 1)
 	}
 	for _, j := range b.joined {
-		b.involve(j.member).since = j.since
+		b.participant(j.member).since = j.since
 	}
 	switch b.directs {
 	case 0:
 		b.shared = b.buf
 		b.recipients = append(b.recipients, members...)
 	case len(b.entries): // nothing for the others: they need not even be looked at
-		for i := range b.involved {
-			if m := b.involved[i].member; m.index >= 0 { // else it has left
+		for i := range b.participants {
+			if m := b.participants[i].member; m.index >= 0 { // else it has left
 				b.recipients = append(b.recipients, m)
 			}
 		}
@@ -109,12 +106,12 @@ func (b *batch) plan(members []*Member) {
 	}
 }
 
-func (b *batch) involve(m *Member) *involvement {
+func (b *batch) participant(m *Member) *participant {
 	if m.mark == 0 {
-		b.involved = append(b.involved, involvement{member: m})
-		m.mark = int32(len(b.involved))
+		b.participants = append(b.participants, participant{member: m})
+		m.mark = int32(len(b.participants))
 	}
-	return &b.involved[m.mark-1]
+	return &b.participants[m.mark-1]
 }
 
 // deliver writes to recipients, a part of b.recipients that the caller claimed.
@@ -122,7 +119,7 @@ func (b *batch) deliver(recipients []*Member, s *Scratch) {
 	for _, m := range recipients {
 		frames := b.shared
 		if m.mark != 0 {
-			frames = b.assemble(&b.involved[m.mark-1], s)
+			frames = b.assemble(&b.participants[m.mark-1], s)
 		}
 		if len(frames) > 0 {
 			m.conn.Write(frames)
@@ -130,9 +127,9 @@ func (b *batch) deliver(recipients []*Member, s *Scratch) {
 	}
 }
 
-// assemble returns what an involved member gets: every broadcast but its own,
+// assemble returns what a participant gets: every broadcast but its own,
 // and what is addressed to it. Valid until the next call with s.
-func (b *batch) assemble(v *involvement, s *Scratch) []byte {
+func (b *batch) assemble(v *participant, s *Scratch) []byte {
 	var r run
 	s.buf = s.buf[:0]
 	if b.directs == 0 {
@@ -188,17 +185,17 @@ func (r *run) add(b *batch, s *Scratch, e *entry) {
 // recycle gives b back to the pool. The caller holds Room.mu, and nobody else
 // knows b any more.
 func (b *batch) recycle() {
-	for i := range b.involved {
-		b.involved[i].member.mark = 0
+	for i := range b.participants {
+		b.participants[i].member.mark = 0
 	}
 	*b = batch{
-		buf:        keepBytes(b.buf),
-		entries:    keepElems(b.entries),
-		recipients: keepElems(b.recipients),
-		involved:   keepElems(b.involved),
-		joined:     keepElems(b.joined),
-		broadcasts: keepElems(b.broadcasts),
-		mixed:      keepBytes(b.mixed),
+		buf:          keepBytes(b.buf),
+		entries:      keepElems(b.entries),
+		recipients:   keepElems(b.recipients),
+		participants: keepElems(b.participants),
+		joined:       keepElems(b.joined),
+		broadcasts:   keepElems(b.broadcasts),
+		mixed:        keepBytes(b.mixed),
 	}
 	batches.Put(b)
 }

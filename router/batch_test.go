@@ -187,9 +187,9 @@ func TestRecycledBatch(t *testing.T) {
 				t.Fatalf("%s: a pooled batch has the entry %v", what, e)
 			}
 		}
-		for _, v := range b.involved[:cap(b.involved)] {
-			if v != (involvement{}) {
-				t.Fatalf("%s: a pooled batch involves %v", what, v)
+		for _, v := range b.participants[:cap(b.participants)] {
+			if v != (participant{}) {
+				t.Fatalf("%s: a pooled batch still has %v", what, v)
 			}
 		}
 		for _, m := range b.recipients[:cap(b.recipients)] {
@@ -203,7 +203,7 @@ func TestRecycledBatch(t *testing.T) {
 		if n := max(cap(b.buf), cap(b.mixed)); n > maxKeepBytes {
 			t.Errorf("%s: a pooled batch has place for %d bytes, want at most %d", what, n, maxKeepBytes)
 		}
-		if n := max(cap(b.entries), cap(b.involved), cap(b.recipients)); n > maxKeepElems {
+		if n := max(cap(b.entries), cap(b.participants), cap(b.recipients)); n > maxKeepElems {
 			t.Errorf("%s: a pooled batch has place for %d elements, want at most %d", what, n, maxKeepElems)
 		}
 		for _, m := range members {

@@ -81,7 +81,6 @@ func (r *Room) claim(wait bool) (b *batch, part []*Member, others <-chan struct{
 		b := r.log
 		r.log = nil
 		r.full.Store(false)
-		r.brimming.Store(false)
 		b.plan(r.members)
 		if len(b.recipients) == 0 {
 			b.recycle()

@@ -25,7 +25,7 @@ type Member struct {
 
 	index int32 // position in room.members, -1 when out; guarded by the shard's lock and room.mu
 	same  int32 // position in room.byID[id], if there is an index; guarded by room.mu
-	mark  int32 // 1 + position in the outgoing batch's involved, 0 if not there; written under room.mu
+	mark  int32 // 1 + position in the outgoing batch's participants, 0 if not there; written under room.mu
 }
 
 // Init makes m a member that has not joined, called id, whose messages go to
@@ -50,10 +50,6 @@ const (
 	// goes to many connections of one peer: its entries take LogLimit bytes then.
 	maxEntries = LogLimit / int(unsafe.Sizeof(entry{}))
 
-	// brim times these limits, from where it became full, is what whoever ends can
-	// still publish into a full room.
-	brim = 8
-
 	// indexAbove is the number of members above which a room that sees direct
 	// messages keeps an index by peerId. Below it, comparing a few strings
 	// costs less than a map lookup and the index's memory.
@@ -68,8 +64,7 @@ type Room struct {
 	shard uint32 // position in Table.shards
 
 	// Written under mu.
-	full     atomic.Bool // the log is past its limits
-	brimming atomic.Bool // by far
+	full atomic.Bool // the log is past its limits
 
 	mu      sync.Mutex // guards what follows
 	active  bool       // somebody has undertaken to call Flush until it returns false
@@ -82,10 +77,6 @@ type Room struct {
 // Full reports whether the room has as much to flush as it should hold. Its members
 // are left alone then until it has been flushed. Cheap, and safe to call at any time.
 func (r *Room) Full() bool { return r.full.Load() }
-
-// Brimming reports whether the room holds several times what makes it full: nothing
-// more is to be published, even if it is lost.
-func (r *Room) Brimming() bool { return r.brimming.Load() }
 
 // ID returns the relayId.
 func (r *Room) ID() string { return r.id }
@@ -149,13 +140,7 @@ func (r *Room) logLocked() *batch {
 }
 
 func (r *Room) noteLocked(b *batch) (note bool) {
-	switch {
-	case r.full.Load():
-		if len(b.buf)-b.fullBytes > brim*LogLimit || len(b.entries)-b.fullEntries > brim*maxEntries {
-			r.brimming.Store(true)
-		}
-	case len(b.buf) > LogLimit || len(b.entries) > maxEntries:
-		b.fullBytes, b.fullEntries = len(b.buf), len(b.entries)
+	if len(b.buf) > LogLimit || len(b.entries) > maxEntries {
 		r.full.Store(true)
 	}
 	note = !r.active

@@ -2,25 +2,20 @@ package server
 
 import (
 	"context"
-	"errors"
 	"net"
-	"os"
 	"syscall"
 	"time"
 
-	"github.com/lesismal/nbio"
 	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
 )
 
-// listen opens the listening socket. Accepted sockets inherit TCP_NODELAY from
-// it, one system call less for each; keep-alive stays off, since the heartbeat
-// does that work and the kernel's probes, every 15 s by Go's default, would cost
-// more than all else at a million silent peers.
+// listen opens the listening socket. Accepted sockets inherit TCP_NODELAY from it, one system call
+// less for each; keep-alive stays off, since the heartbeat does that work and the kernel's probes,
+// every 15 s by Go's default, would cost more than all else at a million silent peers.
 //
-// What it returns is a duplicate of the listener's descriptor, as a file: Go lets
-// nobody but Accept wait for a net.TCPListener, and Accept makes a net.TCPConn,
-// which newConn does without.
-func listen(address string) (*os.File, net.Addr, error) {
+// What it returns is a duplicate of the listener's descriptor, which Go does not poll: a loop does.
+func listen(address string) (fd int, addr net.Addr, err error) {
 	lc := net.ListenConfig{
 		KeepAlive: -1,
 		Control: func(_, _ string, c syscall.RawConn) error {
@@ -36,75 +31,108 @@ func listen(address string) (*os.File, net.Addr, error) {
 	lc.SetMultipathTCP(false)
 	ln, err := lc.Listen(context.Background(), "tcp", address)
 	if err != nil {
-		return nil, nil, err
+		return -1, nil, err
 	}
 	defer ln.Close()
-	f, err := ln.(*net.TCPListener).File()
-	return f, ln.Addr(), err
+	raw, err := ln.(*net.TCPListener).SyscallConn()
+	if err != nil {
+		return -1, nil, err
+	}
+	if e := raw.Control(func(original uintptr) {
+		fd, err = unix.FcntlInt(original, unix.F_DUPFD_CLOEXEC, 0)
+	}); e != nil {
+		err = e
+	}
+	return fd, ln.Addr(), err
 }
 
-// acceptRetry is the pause after a failed accept: descriptors are most likely
-// used up, and an accept that fails again at once would spin.
-const acceptRetry = 50 * time.Millisecond
+const (
+	// acceptsPerRound bounds how many connections are accepted before others are served.
+	acceptsPerRound = 64
 
-// acceptAll accepts until the listener is closed. When descriptors run out the
-// connections wait in the kernel's backlog.
-func (s *Server) acceptAll() {
-	raw, err := s.listener.SyscallConn()
-	if err != nil {
-		s.log.Error("accept", zap.Error(err))
+	// acceptRetry is the pause after a failed accept: descriptors are most likely used up, and
+	// an accept that fails again at once would spin.
+	acceptRetry = 50 * time.Millisecond
+)
+
+// acceptAll takes what waits at the listening socket, and gives every loop an equal share. It runs in
+// the first loop. What is left is reported again in the next round, since the listening socket is
+// level-triggered. When descriptors run out the connections wait in the kernel's backlog.
+func (l *loop) acceptAll() {
+	s := l.srv
+	for range acceptsPerRound {
+		fd, err := accept(s.listener)
+		switch err {
+		case 0:
+			s.stats.accepted.Add(1)
+			s.stats.connections.Add(1)
+			s.nextLoop = (s.nextLoop + 1) % len(s.loops)
+			if to := s.loops[s.nextLoop]; to != l {
+				to.post(task{fd: int32(fd)})
+			} else {
+				l.add(fd)
+			}
+		case syscall.EAGAIN:
+			return
+		case syscall.ECONNABORTED, syscall.EINTR:
+		default:
+			l.acceptFailed(err)
+			return
+		}
+	}
+}
+
+// acceptFailed stops accepting for a while.
+func (l *loop) acceptFailed(err error) {
+	s := l.srv
+	s.stats.acceptFails.Add(1)
+	if now := time.Now(); now.Sub(s.acceptLogged) >= time.Second {
+		s.acceptLogged = now
+		s.log.Warn("cannot accept connections: open-file limit or memory",
+			zap.Error(err), zap.Int64("connections", s.stats.connections.Load()))
+	}
+	l.ignoreListener(nil)
+	time.AfterFunc(acceptRetry, func() { l.post(task{do: (*loop).watchListener}) })
+}
+
+// watchListener makes the loop accept connections, unless the server is draining.
+func (l *loop) watchListener(*peer) {
+	if l.srv.listener >= 0 {
+		_ = l.poll.add(l.srv.listener, listenSlot, unix.EPOLLIN) // fails if it is watched already
+	}
+}
+
+func (l *loop) ignoreListener(*peer) { _ = l.poll.remove(l.srv.listener) }
+
+// closeListener ends accepting for good.
+func (l *loop) closeListener(*peer) {
+	_ = syscall.Close(l.srv.listener)
+	l.srv.listener = -1
+}
+
+// add makes an accepted socket a connection of this loop's.
+func (l *loop) add(fd int) {
+	s := l.srv
+	p := &peer{loop: l, fd: int32(fd), slot: l.takeSlot(), born: s.now()}
+	l.peers[p.slot] = p
+	s.wheels[phaseHead].Add(p)
+	if err := l.poll.add(fd, p.slot, connectionEvents); err != nil {
+		s.log.Warn("cannot watch connection", zap.Error(err))
+		l.close(p)
 		return
 	}
-	var logged time.Time
-	for {
-		var fd int
-		var failed error
-		err := raw.Read(func(listener uintptr) bool {
-			fd, failed = accept(int(listener))
-			return !errors.Is(failed, syscall.EAGAIN)
-		})
-		switch {
-		case err != nil && s.draining.Load(): // it is closed
-			return
-		case err != nil:
-			s.log.Error("no more connections are accepted", zap.Error(err))
-			return
-		}
-		switch {
-		case failed == nil:
-			s.add(fd)
-		case errors.Is(failed, syscall.ECONNABORTED), errors.Is(failed, syscall.EINTR):
-		default:
-			s.stats.acceptFails.Add(1)
-			if now := time.Now(); now.Sub(logged) >= time.Second {
-				logged = now
-				s.log.Warn("cannot accept connections: open-file limit or memory",
-					zap.Error(failed), zap.Int64("connections", s.stats.connections.Load()))
-			}
-			select {
-			case <-time.After(acceptRetry):
-			case <-s.stop:
-				return
-			}
-		}
+	if s.draining.Load() { // the loop may have looked at its connections just before
+		l.closeWith(p, closingDrain)
 	}
 }
 
-// add makes an accepted socket a connection of its loop.
-func (s *Server) add(fd int) {
-	s.stats.accepted.Add(1)
-	s.stats.connections.Add(1)
-	c := newConn(fd, nbio.ConnTypeTCP)
-	p := &peer{srv: s, nb: c}
-	p.Init("", p)
-	c.SetSession(p)
-	s.wheels[seatHandshake].Behind(p)
-	p.phase.Store(uint32(phaseHead)) // what the loop's first load of phase happens after
-	if _, err := s.engine.AddConn(c); err != nil {
-		s.log.Warn("cannot watch connection", zap.Error(err))
-		p.onClose(err)
+// takeSlot returns a free slot.
+func (l *loop) takeSlot() int32 {
+	if n := len(l.free); n > 0 {
+		slot := l.free[n-1]
+		l.free = l.free[:n-1]
+		return slot
 	}
-	if s.draining.Load() { // Drain may have looked just before
-		p.close(byeDrain, false)
-	}
+	l.peers = append(l.peers, nil)
+	return int32(len(l.peers) - 1)
 }

@@ -43,45 +43,45 @@ var closeCauseText = [closeCauses]string{
 
 func (c closeCause) String() string { return closeCauseText[c] }
 
-// farewell is a close that starts here: what is counted, and what the peer's
+// ending is a close that starts here: what is counted, and what the peer's
 // close frame says.
-type farewell struct {
+type ending struct {
 	cause  closeCause
 	code   ws.StatusCode
 	reason string // at most 123 bytes of UTF-8
 }
 
-func protocolError(reason string) *farewell {
-	return &farewell{closedProtocol, ws.StatusProtocolError, reason}
+func protocolError(reason string) *ending {
+	return &ending{closedProtocol, ws.StatusProtocolError, reason}
 }
 
 var (
-	byeHeartbeat     = &farewell{closedHeartbeat, ws.StatusGoingAway, "heartbeat timeout"}
-	byeDrain         = &farewell{closedDrain, ws.StatusGoingAway, "server is stopping"}
-	byeTooBig        = &farewell{closedTooBig, ws.StatusMessageTooBig, "message too big"}
-	byeTextNotUTF8   = &farewell{closedUTF8, ws.StatusInvalidFramePayloadData, "text is not UTF-8"}
-	byeReasonNotUTF8 = &farewell{closedUTF8, ws.StatusInvalidFramePayloadData, "close reason is not UTF-8"}
-	byeCloseLength   = protocolError("close payload of one byte")
-	byeCloseCode     = protocolError("invalid close code")
+	closingHeartbeat     = &ending{closedHeartbeat, ws.StatusGoingAway, "heartbeat timeout"}
+	closingDrain         = &ending{closedDrain, ws.StatusGoingAway, "server is stopping"}
+	closingTooBig        = &ending{closedTooBig, ws.StatusMessageTooBig, "message too big"}
+	closingTextNotUTF8   = &ending{closedUTF8, ws.StatusInvalidFramePayloadData, "text is not UTF-8"}
+	closingReasonNotUTF8 = &ending{closedUTF8, ws.StatusInvalidFramePayloadData, "close reason is not UTF-8"}
+	closingCloseLength   = protocolError("close payload of one byte")
+	closingCloseCode     = protocolError("invalid close code")
 )
 
 // parseClose checks the payload of a peer's close frame and returns its code,
 // 0 if it has none.
-func parseClose(payload []byte) (ws.StatusCode, *farewell) {
+func parseClose(payload []byte) (ws.StatusCode, *ending) {
 	switch len(payload) {
 	case 0:
 		return 0, nil
 	case 1:
 		// RFC 6455 §5.5.1: "If there is a body, the first two bytes of the body
 		// MUST be a 2-byte unsigned integer".
-		return 0, byeCloseLength
+		return 0, closingCloseLength
 	}
 	code := binary.BigEndian.Uint16(payload)
 	if !validCloseCode(code) {
-		return 0, byeCloseCode
+		return 0, closingCloseCode
 	}
 	if !utf8.Valid(payload[2:]) {
-		return 0, byeReasonNotUTF8
+		return 0, closingReasonNotUTF8
 	}
 	return ws.StatusCode(code), nil
 }

@@ -119,9 +119,9 @@ func TestNothingIsRelayedAfterClose(t *testing.T) {
 		c := open(t, s, "r", "evicted")
 		c.send(text("ping"))
 		c.wantFrame(0x1, "pong")
-		for _, p := range s.wheels[seatHeartbeat].All() {
+		for _, p := range s.wheels[phaseOpen].All() {
 			if p.ID() == "evicted" {
-				go p.close(byeHeartbeat, false)
+				go p.inLoop(func(l *loop) { l.closeWith(p, closingHeartbeat) })
 			}
 		}
 		c.wantCloseFrame(1001)

@@ -103,7 +103,7 @@ func TestDrainBesideAFlood(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		flood := bytes.Repeat(maskedFrame(0x82, []byte("0123456789")), 20_000)
+		flood := bytes.Repeat(maskedFrame(0x82, make([]byte, 1000)), 2_000)
 		var group sync.WaitGroup
 		for i := range 24 {
 			c := open(t, s, "r", fmt.Sprint(i))
@@ -111,7 +111,7 @@ func TestDrainBesideAFlood(t *testing.T) {
 				defer c.Close()
 				_, _ = io.Copy(io.Discard, c)
 			})
-			if i%6 == 0 {
+			if i%3 == 0 {
 				group.Go(func() {
 					for !s.draining.Load() {
 						if _, err := c.Write(flood); err != nil {
@@ -183,8 +183,8 @@ func fill(t *testing.T, s *Server, sender *raw, peers int) []*peer {
 	for range 1 << 16 {
 		sender.send(message, text("ping"))
 		sender.wantFrame(0x1, "pong")
-		waiting := s.wheels[seatHeartbeat].All()
-		waiting = slices.DeleteFunc(waiting, func(p *peer) bool { return p.queued.Load() < 300<<10 })
+		waiting := s.wheels[phaseOpen].All()
+		waiting = slices.DeleteFunc(waiting, func(p *peer) bool { return p.waiting() < 300<<10 })
 		if len(waiting) == peers {
 			return waiting
 		}
@@ -201,23 +201,23 @@ func TestPeerThatOnlyTalks(t *testing.T) {
 		sender, talker := open(t, s, "r", "sender"), open(t, s, "r", "talker")
 		p := fill(t, s, sender, 1)[0]
 		heartbeat := func() {
-			p.heard.Store(true)
-			p.beat()
+			p.inLoop(func(l *loop) {
+				p.heard = true
+				l.beat(p)
+			})
 		}
 		var before uint32
 		eventually(t, "nothing is under way", func() bool {
 			was := before
-			before = acknowledged(p.nb)
+			before = acknowledged(int(p.fd))
 			return was == before
 		})
 		heartbeat() // the first to find a queue
 		if reads {
 			go func() { _, _ = io.CopyN(io.Discard, talker, 2<<20) }()
-			eventually(t, "it has read something", func() bool { return acknowledged(p.nb) != before })
-			p.queued.Add(1) // as if there was still something, however quick that went
+			eventually(t, "it has read something", func() bool { return acknowledged(int(p.fd)) != before })
 			heartbeat()
-			p.queued.Add(-1)
-			if p.at() != phaseOpen || s.Stats().Peers != 2 {
+			if s.Stats().Peers != 2 {
 				t.Error("a peer that reads is closed")
 			}
 			continue
@@ -287,11 +287,14 @@ func TestHeldIsHeard(t *testing.T) {
 	c.send(text("ping"))
 	c.wantFrame(0x1, "pong")
 	fillRoom(t, s)
-	c.send(text("ping")) // it is kept: the room is full
-	p := s.wheels[seatHeartbeat].All()[0]
+	c.send(text("ping")) // it is not read: the room is full
+	p := s.wheels[phaseOpen].All()[0]
 	for range 10 {
-		p.beat() // the loop is at liberty to say that it was heard
-		eventually(t, "it is heard", p.heard.Load)
+		eventually(t, "it waits for its turn", func() (waits bool) {
+			p.inLoop(func(*loop) { waits = p.inTurns })
+			return waits
+		})
+		p.inLoop(func(l *loop) { l.beat(p) })
 	}
 	flush(s)
 	for {
@@ -312,12 +315,12 @@ func TestQueueAtTheUpgrade(t *testing.T) {
 	requests := bytes.Repeat([]byte("GET /v1 HTTP/1.1\r\nHost: x\r\n\r\n"), 100)
 	sent := 0
 	var p *peer
-	eventually(t, "answers are queued", func() bool {
+	eventually(t, "answers wait", func() bool {
 		c.send(requests)
 		sent += 100
-		for _, p = range s.wheels[seatHandshake].All() {
+		for _, p = range s.wheels[phaseHead].All() {
 		}
-		return p != nil && p.queued.Load() > 64<<10
+		return p != nil && p.waiting() > 0
 	})
 	c.send([]byte(upgradeRequest("r", "c")), text("ping"))
 	for range sent {

@@ -2,7 +2,6 @@ package server
 
 import (
 	"encoding/binary"
-	"math/bits"
 
 	"github.com/gobwas/ws"
 )
@@ -43,7 +42,7 @@ type header struct {
 	masked bool
 	size   int   // of the header itself, masking key included
 	length int64 // of the payload
-	mask   uint32
+	mask   [4]byte
 }
 
 func (h *header) fin() bool    { return h.first&finBit != 0 }
@@ -87,7 +86,7 @@ func parseHeader(b []byte) (h header, err error) {
 		if len(b) < n+4 {
 			return h, nil
 		}
-		h.mask = binary.LittleEndian.Uint32(b[n:])
+		h.mask = [4]byte(b[n:])
 		n += 4
 	}
 	h.size = n
@@ -114,26 +113,9 @@ func (h *header) check(fragmented bool) error {
 }
 
 // unmask applies the masking key to a whole payload in place (RFC 6455 §5.3).
-func unmask(b []byte, mask uint32) {
-	if mask == 0 {
-		return
-	}
-	m := uint64(mask) | uint64(mask)<<32
-	for len(b) >= 32 {
-		s := b[:32]
-		binary.LittleEndian.PutUint64(s, binary.LittleEndian.Uint64(s)^m)
-		binary.LittleEndian.PutUint64(s[8:], binary.LittleEndian.Uint64(s[8:])^m)
-		binary.LittleEndian.PutUint64(s[16:], binary.LittleEndian.Uint64(s[16:])^m)
-		binary.LittleEndian.PutUint64(s[24:], binary.LittleEndian.Uint64(s[24:])^m)
-		b = b[32:]
-	}
-	for len(b) >= 8 {
-		binary.LittleEndian.PutUint64(b, binary.LittleEndian.Uint64(b)^m)
-		b = b[8:]
-	}
-	for i := range b {
-		b[i] ^= byte(mask)
-		mask = bits.RotateLeft32(mask, -8)
+func unmask(b []byte, mask [4]byte) {
+	if mask != [4]byte{} {
+		ws.Cipher(b, mask, 0)
 	}
 }
 
@@ -189,10 +171,4 @@ func appendClose(dst []byte, code ws.StatusCode, reason string) []byte {
 	}
 	dst = append(dst, finBit|opClose, byte(2+len(reason)), byte(code>>8), byte(code))
 	return append(dst, reason...)
-}
-
-// ownFrameSize returns the size of the frame of ours that b begins with.
-func ownFrameSize(b []byte) int {
-	h, _ := parseHeader(b)
-	return h.size + int(h.length)
 }

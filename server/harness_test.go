@@ -4,7 +4,10 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
+	"fmt"
 	"net/url"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -24,13 +27,38 @@ import (
 // it is long enough for a machine that is busy with something else.
 const patience = 20 * time.Second
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// testLoops is EVENT_LOOPS of every relay whose test does not set it.
+var testLoops int
+
+// TestMain runs every test with one event loop and with two, and looks for goroutines that are
+// left. Fuzz targets and benchmarks run once, with two.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	once := func(name string) bool {
+		f := flag.Lookup(name)
+		return f != nil && f.Value.String() != "" && f.Value.String() != "false"
+	}
+	status := 0
+	for testLoops = 1; testLoops <= 2; testLoops++ {
+		if testLoops == 1 && (once("test.fuzz") || once("test.fuzzworker") || once("test.bench") || once("test.list")) {
+			continue
+		}
+		fmt.Println("EVENT_LOOPS:", testLoops)
+		status = max(status, m.Run())
+	}
+	if err := goleak.Find(); status == 0 && err != nil {
+		fmt.Println(err)
+		status = 1
+	}
+	os.Exit(status)
+}
 
 // config is a valid configuration on a free loopback port.
 func config(t testing.TB, environ ...string) Config {
 	t.Helper()
 	cfg, err := ParseConfig(append([]string{
-		"HOST=127.0.0.1", "PORT=0", "CONNECTION_CHECK_INTERVAL=24h", // no ping between what a test wants to hear
+		"HOST=127.0.0.1", "PORT=0", fmt.Sprint("EVENT_LOOPS=", testLoops),
+		"CONNECTION_CHECK_INTERVAL=24h", // no ping between what a test wants to hear
 	}, environ...))
 	if err != nil {
 		t.Fatal(err)
@@ -200,6 +228,26 @@ func hearClose(t testing.TB, c *websocket.Conn, code websocket.StatusCode, reaso
 		}
 		return
 	}
+}
+
+// inLoop runs do in p's loop, and waits until it is done.
+func (p *peer) inLoop(do func(l *loop)) {
+	done := make(chan struct{})
+	p.loop.post(task{peer: p, do: func(l *loop, _ *peer) {
+		defer close(done)
+		do(l)
+	}})
+	<-done
+}
+
+// waiting is how many bytes wait for p's socket.
+func (p *peer) waiting() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.out == nil {
+		return 0
+	}
+	return len(p.out.b) - p.out.sent
 }
 
 func repeat(s string, n int) []byte { return []byte(strings.Repeat(s, n)) }

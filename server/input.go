@@ -1,44 +1,26 @@
 package server
 
-import (
-	"math"
-	"sync"
-)
+import "sync"
 
-// input is what a peer has begun to send and not finished. Most peers have none:
-// what comes is handled in the buffer that it was read into. It grows with the
-// bytes that came, not with what a header promises.
+// input is what a peer has begun to send and not finished, or what waits for its turn. Most peers
+// have none: what comes is handled in the loop's buffer. Its buffers are pooled and as large as
+// what came, whatever a header promises. It is owned by the peer's loop.
 type input struct {
-	buf  []byte // a header block, or a frame as it came, up to now
-	need int    // size of the frame in buf, header and all; 0 while the header is incomplete
+	part    *buffer // the beginning of a header block or of a frame
+	need    int     // size of the frame in part, header included; 0 while the header is incomplete
+	scanned int     // how much of a header block in part has been searched for its end
 
-	scanned int // how much of a header block headEnd has seen
+	later     *buffer // what came behind what the peer's turn ended with
+	laterFrom int     // how much of it has been handled
 
-	rest []byte // came behind what filled the room, and is to be handled when that is flushed
+	message *buffer // maxServerHeader free bytes, then the fragments of a message so far
+	opcode  byte    // of that message
 
-	msg   []byte // maxServerHeader free bytes, then the payload of the fragments so far
-	msgOp byte   // opcode of the fragmented message, 0 if there is none
-
-	skip int64 // in phaseClosing: bytes to throw away before the next header
-	last bool  // in phaseClosing: they are the payload of the peer's close frame
+	skip        int64 // in phaseCloseSent: bytes of the current payload still to be thrown away
+	skipIsClose bool  // in phaseCloseSent: that is the payload of the peer's close frame
 }
-
-// maxKeepInput bounds the buffers that go back to the pool, in bytes.
-const maxKeepInput = 64 << 10
 
 var inputs = sync.Pool{New: func() any { return new(input) }}
-
-func (in *input) release() {
-	buf, msg := in.buf[:0], in.msg[:0]
-	if cap(buf) > maxKeepInput {
-		buf = nil
-	}
-	if cap(msg) > maxKeepInput {
-		msg = nil
-	}
-	*in = input{buf: buf, msg: msg}
-	inputs.Put(in)
-}
 
 // input returns p's, which it makes if there is none.
 func (p *peer) input() *input {
@@ -48,67 +30,36 @@ func (p *peer) input() *input {
 	return p.in
 }
 
-// settle gives p's input back if nothing in it is unfinished.
-func (p *peer) settle() {
-	if in := p.in; in != nil && len(in.buf) == 0 && len(in.rest) == 0 && in.msgOp == 0 && in.skip == 0 {
+// releaseInput drops what p has not finished.
+func (p *peer) releaseInput() {
+	if in := p.in; in != nil {
 		p.in = nil
-		in.release()
+		putBuffer(in.part)
+		putBuffer(in.later)
+		putBuffer(in.message)
+		*in = input{}
+		inputs.Put(in)
 	}
 }
 
-// appendUpTo appends b to dst, whose final length will be need: capacity doubles
-// with what has come, and never passes need.
-func appendUpTo(dst, b []byte, need int) []byte {
-	n := len(dst) + len(b)
-	if n > cap(dst) {
-		dst = append(make([]byte, 0, min(need, max(n, 2*cap(dst)))), dst...)
+// releaseInputIfEmpty releases p's input when nothing in it is unfinished.
+func (p *peer) releaseInputIfEmpty() {
+	if in := p.in; in != nil && in.part == nil && in.later == nil && in.message == nil && in.skip == 0 && !in.skipIsClose {
+		p.releaseInput()
 	}
-	return append(dst, b...)
 }
 
-// discard throws away what came after our last word. Where the peer's close
-// frame is awaited it walks from header to header, and reports whether it came.
-func (p *peer) discard(data []byte) (closeCame bool) {
-	if !p.awaits {
-		return false
+// dropPart ends a header block or frame that was kept in part.
+func (in *input) dropPart() {
+	putBuffer(in.part)
+	in.part, in.need, in.scanned = nil, 0, 0
+}
+
+// fragmented reports whether a message of several frames has begun and not ended, and how many
+// bytes of it have come.
+func (p *peer) fragmented() (yes bool, n int) {
+	if p.in == nil || p.in.message == nil {
+		return false, 0
 	}
-	in := p.input()
-	if in.need > 0 { // closed by another goroutine while a frame was coming in
-		if len(in.buf) > 0 {
-			in.skip = int64(in.need - len(in.buf))
-			in.last = in.buf[0]&opcodeBits == opClose
-			in.buf = in.buf[:0]
-		}
-		in.need = 0
-	}
-	for len(data) > 0 || in.last {
-		if in.skip > 0 {
-			n := min(in.skip, int64(len(data)))
-			in.skip -= n
-			data = data[n:]
-			if in.skip > 0 {
-				return false
-			}
-			continue
-		}
-		if in.last {
-			return true // and only now: closed with a part of it unread, the socket would send a reset
-		}
-		had := len(in.buf)
-		in.buf = append(in.buf, data[:min(len(data), maxClientHeader-had)]...)
-		h, err := parseHeader(in.buf)
-		switch {
-		case err != nil:
-			in.skip = math.MaxInt64 // no telling where the next header is
-			in.buf = in.buf[:0]
-		case h.size == 0:
-			return false // a part of a header: data is used up
-		default:
-			data = data[h.size-had:]
-			in.skip = h.length
-			in.last = h.opcode() == opClose
-			in.buf = in.buf[:0]
-		}
-	}
-	return false
+	return true, len(p.in.message.b) - maxServerHeader
 }

@@ -3,16 +3,9 @@ package server
 import (
 	"fmt"
 	"syscall"
-
-	"github.com/lesismal/nbio"
 )
 
-// maxDescriptors bounds nbio's table of connections, which is made at the start
-// with 8 bytes for each: some hosts set no limit at all on open files.
-const maxDescriptors = 1 << 21
-
-// RaiseFileLimit raises the soft limit on open files to the hard one, tells nbio,
-// and returns what holds now. It must be called before Listen.
+// RaiseFileLimit raises the soft limit on open files to the hard one, and returns what holds now.
 func RaiseFileLimit() (uint64, error) {
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
@@ -26,7 +19,5 @@ func RaiseFileLimit() (uint64, error) {
 			limit.Cur = soft
 		}
 	}
-	files := min(limit.Cur, maxDescriptors)
-	nbio.MaxOpenFiles = int(files)
-	return files, err
+	return limit.Cur, err
 }

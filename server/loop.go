@@ -1,261 +1,372 @@
 package server
 
 import (
-	"bytes"
-	"io"
+	"runtime"
 	"runtime/debug"
 	"sync"
-	"sync/atomic"
 	"syscall"
-	"unsafe"
 
+	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
 	"relaygate/router"
 )
 
-// loop is our side of one nbio poller: what its connections share, and the tick.
+const (
+	// maxEvents is how many events a loop takes from its pollset at once.
+	maxEvents = 512
+
+	// readBytes is how much a loop reads from a connection at once, and largeReadBytes where
+	// the last frame was large: what fits is relayed from the loop's buffer, not copied and not
+	// joined from pieces.
+	readBytes      = 64 << 10
+	largeReadBytes = 512 << 10
+	largeFrame     = 32 << 10
+
+	// turnWork bounds what one connection may have done before the next has its turn, in units of
+	// about a tenth of a microsecond.
+	turnWork     = 2048
+	frameWork    = 1
+	requestWork  = 8
+	receiveWork  = 8
+	bytesPerWork = 256
+)
+
+// The slots that are not connections'.
+const (
+	wakeSlot int32 = iota
+	listenSlot
+	firstPeerSlot
+)
+
+// loop serves a share of the connections. It runs in a goroutine of nbio's, in rounds:
 //
-// nbio has no hook for the end of a batch of events. So the first message of a
-// batch makes the loop's eventfd readable, which the same poller reports in its
-// next round, behind the events that were already waiting: that is the tick, at
-// which the rooms noted since are flushed. No timer, no other goroutine; a
-// message on an idle server waits one round, some microseconds, and under load
-// batches grow by themselves.
+//  1. it asks its pollset what is ready, and gives a turn to each connection that is;
+//  2. it does the tasks that other goroutines have posted, if it was woken for that;
+//  3. it gives a turn to each connection that was not read to the end before;
+//  4. it flushes the rooms in which something was said in the round before.
+//
+// It returns to nbio when nothing came and nothing is left to do. So on an idle loop a message is
+// flushed right after the loop has found that no other has come, and under load the batches that
+// are flushed at once grow by themselves.
 type loop struct {
-	srv  *Server // static
-	wake int     // static; the eventfd, owned by its nbio.Conn
+	// Static.
+	srv  *Server
+	poll *pollset
 
-	// Owned by the poller's goroutine.
-	rings   uint64 // what a tick reads from the eventfd
-	armed   bool   // the eventfd is written to, the tick will come
-	noted   []*router.Room
-	ticking []*router.Room // noted, while tick walks it
-	held    []*peer        // not read while their rooms are full, in the order of their turns
-	spare   []*peer        // memory for the next held
-	in      []byte         // what receive fills
-	out     []byte         // replies to the peer that is being served
-	scratch router.Scratch
-	peeker  router.Peeker
-	shaker  *handshaker
+	// Owned by the loop's goroutine.
+	events   []unix.EpollEvent
+	peers    []*peer        // by slot; nil where the slot is free
+	free     []int32        // slots
+	freed    []int32        // slots that are free when the round is over
+	turns    []*peer        // not read to the end, in the order of their turns
+	noted    []*router.Room // to be flushed in the next round
+	due      []*router.Room // to be flushed in this round
+	in       []byte         // what receive fills
+	out      []byte         // replies to the peer that is being served
+	work     int            // what is left of turnWork for that peer
+	answered bool           // a request of its has been answered, and another may follow
+	scratch  router.Scratch
+	peeker   router.Peeker
+	answerer *handshaker
 
-	// Of the peer that is being read.
-	final    bool // nbio closes it when we return: nothing may be left
-	ownsData bool // what is served is the peer's own, and not in
+	// Owned by the loop's goroutine: memory for the next turns, noted and posted.
+	again   []*peer
+	flushed []*router.Room
+	done    []task
 
-	mu     sync.Mutex
-	posted []*router.Room // from other goroutines
-	closed []*peer        // whose input is to be released
-
-	silent atomic.Bool // the eventfd may be gone
+	mu      sync.Mutex // guards what follows
+	posted  []task
+	stopped bool // nothing is posted any more
 }
 
-var one uint64 = 1 // what a ring adds to an eventfd's counter
-
-// note makes the next tick flush r. Only the loop itself calls it.
-func (l *loop) note(r *router.Room) {
-	l.noted = append(l.noted, r)
-	l.arm()
-}
-
-// arm makes sure that a tick comes.
-func (l *loop) arm() {
-	if !l.armed {
-		l.armed = true
-		l.ring()
+func newLoop(s *Server, h *handshaker) *loop {
+	return &loop{
+		srv: s, answerer: h,
+		events: make([]unix.EpollEvent, maxEvents),
+		peers:  make([]*peer, firstPeerSlot),
+		in:     make([]byte, largeReadBytes),
 	}
 }
 
-// post is note for other goroutines.
-func (l *loop) post(r *router.Room) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.posted = append(l.posted, r)
-	l.ringOnceLocked()
-}
-
-// release has the loop give back the unfinished input of a closed peer. nbio keeps
-// connections that it has closed in memory, hundreds of them and for any time.
-func (l *loop) release(p *peer) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.closed = append(l.closed, p)
-	l.ringOnceLocked()
-}
-
-func (l *loop) ringOnceLocked() {
-	if len(l.posted)+len(l.closed) == 1 {
-		l.ring()
+func (l *loop) start() (err error) {
+	if l.poll, err = newPollset(); err != nil {
+		return err
 	}
+	return l.poll.start(l.run)
 }
 
-// silence is called before the engine stops: from then on nobody rings.
-func (l *loop) silence() {
-	l.mu.Lock() // whoever is about to, has done so
-	defer l.mu.Unlock()
-	l.silent.Store(true)
-}
-
-func (l *loop) ring() {
-	if l.silent.Load() {
-		return
-	}
-	// Cannot fail while the engine runs: the counter is far from full.
-	_, _, _ = syscall.RawSyscall(syscall.SYS_WRITE, uintptr(l.wake), uintptr(unsafe.Pointer(&one)), unsafe.Sizeof(one))
-}
-
-// read handles what has come for p. A peer that sends faster than it is served has
-// its next turn in the next round: epoll is level-triggered.
-func (l *loop) read(p *peer) {
-	if p.at() == phaseClosed { // also what everything below happens after: see Server.add
-		return
-	}
-	// nbio closes the connection when we return if it has been told of its end. Until
-	// the upgrade, for which see watchInput, that the peer has shut its side is one.
-	var end int16
-	if p.at() == phaseHead {
-		end = unix.POLLRDHUP
-	}
-	l.final = false
-	for reads, empty := 0, false; ; {
-		switch {
-		case l.hold(p, end):
-			return
-		case p.in != nil && len(p.in.rest) > 0:
-			rest := p.in.rest
-			p.in.rest = nil
-			l.ownsData = true
-			l.serve(p, rest)
-			l.ownsData = false
-			continue
-		case empty:
-			return
-		case reads >= readsPerEvent && !l.final:
-			if l.final = hasEnded(p.nb, end); !l.final {
-				return
+// stop closes what is left of the loop's connections and ends the loop.
+func (l *loop) stop() {
+	stopped := make(chan struct{})
+	l.post(task{do: func(l *loop, _ *peer) {
+		for _, p := range l.peers {
+			if p != nil {
+				l.close(p)
 			}
 		}
-		n, err := receive(p.nb, l.in)
-		if n > 0 {
-			l.serve(p, l.in[:n])
+		l.mu.Lock()
+		l.stopped = true
+		l.mu.Unlock()
+		close(stopped)
+	}})
+	<-stopped
+	l.poll.close()
+}
+
+// drain closes every connection, and first delivers what was said before.
+func (l *loop) drain(*peer) {
+	l.flushDue()
+	l.flushDue()
+	for _, p := range l.peers {
+		if p != nil {
+			l.closeWith(p, closingDrain)
 		}
-		switch {
-		case err == syscall.EINTR, err == syscall.EAGAIN:
-			empty = true
-		case err != 0:
-			_ = p.nb.CloseWithError(err)
-			return
-		case n == 0:
-			l.ended(p)
-			return
-		default:
-			empty = n < len(l.in)
-			reads++
-		}
 	}
 }
 
-// ended closes p, which has read to the peer's end, unless our last word still waits.
-func (l *loop) ended(p *peer) {
-	if p.at() == phaseHead && p.queued.Load() > 0 {
-		p.closeAfter(nil)
-	}
-	if p.at() == phaseClosing && watchQueue(p.nb) {
-		return // we come back when that is written, or the wheel ends it
-	}
-	_ = p.nb.CloseWithError(io.EOF)
+// task is what another goroutine wants a loop to do: flush a room, take a connection, or whatever do
+// does, with a peer if it is one's.
+type task struct {
+	do   func(*loop, *peer)
+	peer *peer
+	room *router.Room
+	fd   int32 // an accepted socket, if the rest is empty
 }
 
-// hold reports whether p is not to be read since its room is full. Then it has its
-// turn behind the next flush, first come, first served: epoll, which goes on
-// reporting it, would let the same peer fill the room each time. So a fast sender is
-// held back by its own socket. Who has ended (hasEnded tells with end) is not held,
-// but read to the end, as far as the room can take that. (But a peer that resets
-// while something is queued for it is lost to us: nbio tries to write that first.)
-func (l *loop) hold(p *peer, end int16) bool {
-	if p.at() != phaseOpen || !p.Room().Full() {
-		return false
-	}
-	if l.final = l.final || hasEnded(p.nb, end); l.final {
-		return p.Room().Brimming()
-	}
-	p.heard.Store(true) // as it was, whether or not we listen
-	if !p.held {
-		p.held = true
-		l.held = append(l.held, p)
-	}
-	l.arm()
-	return true
-}
-
-// keeps reports whether p's room is full, and keeps data then for when it is flushed.
-func (l *loop) keeps(p *peer, data []byte) bool {
-	switch {
-	case !p.Room().Full(), l.final && !p.Room().Brimming():
-		return false
-	case !l.ownsData:
-		data = bytes.Clone(data)
-	}
-	p.input().rest = data
-	return true
-}
-
-// tick flushes the rooms noted since the last one.
-func (l *loop) tick() {
-	// Before the rooms are looked at, so that no later ring is lost.
-	_, _, _ = syscall.RawSyscall(syscall.SYS_READ, uintptr(l.wake), uintptr(unsafe.Pointer(&l.rings)), unsafe.Sizeof(l.rings))
-	l.armed = false
-	l.noted, l.ticking = l.ticking[:0], l.noted
+// post adds a task, which the loop does in its next round.
+func (l *loop) post(t task) {
 	l.mu.Lock()
-	l.ticking = append(l.ticking, l.posted...)
-	clear(l.posted)
-	l.posted = l.posted[:0]
-	for i, p := range l.closed {
-		if in := p.in; in != nil {
-			p.in = nil
-			in.release()
-		}
-		l.closed[i] = nil
+	defer l.mu.Unlock()
+	if l.stopped {
+		return
 	}
-	l.closed = l.closed[:0]
-	l.mu.Unlock()
-	for _, r := range l.ticking {
-		l.flush(r)
+	l.posted = append(l.posted, t)
+	if len(l.posted) == 1 {
+		l.poll.wake()
 	}
-	clear(l.ticking)
-	l.readHeld()
 }
 
-// readHeld gives those whose rooms have been flushed their turn. Who fills a room
-// again goes behind those for whom it was full.
-func (l *loop) readHeld() {
-	turns := l.held
-	l.held = l.spare[:0]
+// run does rounds until there is nothing to do.
+func (l *loop) run() {
+	for {
+		n := l.poll.ready(l.events)
+		woken := false
+		for i := range l.events[:n] {
+			switch slot := l.events[i].Fd; slot {
+			case wakeSlot:
+				woken = true
+			case listenSlot:
+				l.acceptAll()
+			default:
+				if p := l.peers[slot]; p != nil {
+					l.onReady(p, l.events[i].Events)
+				}
+			}
+		}
+		if woken { // behind what has come: a heartbeat must not miss a peer's answer
+			l.doTasks()
+		}
+		l.giveTurns()
+		l.free = append(l.free, l.freed...)
+		l.freed = l.freed[:0]
+		l.flushDue()
+		if n > 0 {
+			continue
+		}
+		if len(l.due)+len(l.turns) == 0 {
+			return
+		}
+		runtime.Gosched() // those in turns may wait for a room that another loop flushes
+	}
+}
+
+// doTasks does what was posted.
+func (l *loop) doTasks() {
+	l.mu.Lock()
+	tasks := l.posted
+	l.posted = l.done[:0]
+	l.mu.Unlock()
+	for _, t := range tasks {
+		l.doTask(t)
+	}
+	clear(tasks)
+	l.done = tasks
+}
+
+func (l *loop) doTask(t task) {
+	defer l.recover(t.peer)
+	switch {
+	case t.room != nil:
+		l.noted = append(l.noted, t.room)
+	case t.do != nil:
+		t.do(l, t.peer)
+	default:
+		l.add(int(t.fd))
+	}
+}
+
+// onReady handles an event of p's.
+func (l *loop) onReady(p *peer, events uint32) {
+	toRead := events&^unix.EPOLLOUT != 0
+	if events&unix.EPOLLOUT != 0 && p.flushQueue() {
+		switch p.phase {
+		case phaseHead:
+			toRead = true // see turn: p was not read while an answer waited
+		case phaseFinishing:
+			l.finished(p)
+		}
+	}
+	if events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
+		p.ended = true
+	}
+	if toRead && !p.inTurns {
+		l.turn(p)
+	}
+}
+
+// giveTurns gives each of those in turns one. A peer whose room is full keeps its place until the room has
+// been flushed, so that whoever fills it again comes behind those for whom it was full.
+func (l *loop) giveTurns() {
+	turns := l.turns
+	l.turns = l.again[:0]
 	waiting := turns[:0]
 	for _, p := range turns {
-		if p.at() == phaseOpen && p.Room().Full() {
-			p.heard.Store(true) // see hold
+		if p.mustWait() {
 			waiting = append(waiting, p)
 			continue
 		}
-		p.held = false
-		l.read(p)
+		p.inTurns = false
+		l.turn(p)
 	}
-	again := l.held
-	l.held = append(waiting, again...)
-	clear(turns[min(len(l.held), len(turns)):])
+	again := l.turns
+	l.turns = append(waiting, again...)
+	clear(turns[min(len(l.turns), len(turns)):])
 	clear(again)
-	l.spare = again[:0]
-	if len(l.held) > 0 {
-		l.arm()
+	l.again = again[:0]
+}
+
+// mustWait reports whether p is not read now because its room is full. So a fast sender is held back by its
+// own socket, not by memory.
+func (p *peer) mustWait() bool { return p.phase == phaseOpen && p.Room().Full() }
+
+// turn reads p and serves what has come, until nothing has, or p has had its share of the loop's time; then
+// it has another turn in the next round.
+func (l *loop) turn(p *peer) {
+	defer l.recover(p)
+	l.work = turnWork
+	for {
+		switch {
+		case p.phase == phaseClosed:
+			return
+		case p.phase == phaseHead && p.waits():
+			return // a client that does not read its answers gets no more; onReady goes on
+		case l.work <= 0, p.mustWait():
+			p.inTurns = true
+			l.turns = append(l.turns, p)
+			return
+		case p.in != nil && p.in.later != nil:
+			l.serveLater(p)
+			continue
+		}
+		window := l.in
+		if !p.large {
+			window = l.in[:readBytes]
+		}
+		n, err := receive(int(p.fd), window)
+		switch {
+		case n > 0:
+			l.work -= n/bytesPerWork + receiveWork
+			if rest := l.serve(p, window[:n]); len(rest) > 0 {
+				p.input().later = appendTo(nil, rest, len(rest))
+			} else if n < len(window) && !p.ended {
+				return // all that had come: what comes from now on is another event
+			}
+		case err == syscall.EAGAIN:
+			return
+		case err == syscall.EINTR:
+		default:
+			l.readEnd(p, err != 0)
+			return
+		}
 	}
+}
+
+// serveLater serves what was kept for a later turn.
+func (l *loop) serveLater(p *peer) {
+	in := p.in
+	x, from := in.later, in.laterFrom
+	in.later, in.laterFrom = nil, 0 // x is not to be released while it is served
+	rest := l.serve(p, x.b[from:])
+	if len(rest) == 0 {
+		putBuffer(x)
+		return
+	}
+	in = p.input()
+	in.later, in.laterFrom = x, len(x.b)-len(rest)
+}
+
+// serve handles what came from p, and returns the end of data that is not handled: the turn's work is done, or
+// the room is full. data is written to.
+func (l *loop) serve(p *peer, data []byte) (rest []byte) {
+	p.heard = true
+	for len(data) > 0 && l.work > 0 && !p.mustWait() {
+		switch p.phase {
+		case phaseHead:
+			data = l.head(p, data)
+		case phaseOpen:
+			data = l.nextFrame(p, data)
+		case phaseCloseSent:
+			data = l.skipFrame(p, data)
+		default:
+			data = nil
+		}
+		if len(l.out) > maxReplies {
+			l.reply(p)
+		}
+	}
+	l.reply(p)
+	if l.answered {
+		l.answered = false
+		if p.phase == phaseHead { // the next request has the whole HANDSHAKE_TIMEOUT again
+			l.srv.wheels[phaseHead].Remove(p)
+			l.srv.wheels[phaseHead].Add(p)
+		}
+	}
+	p.releaseInputIfEmpty()
+	return data
+}
+
+// maxReplies bounds out, in bytes: beyond it replies are sent before the rest of the input is handled.
+const maxReplies = 16 << 10
+
+// reply sends the replies gathered in out.
+func (l *loop) reply(p *peer) {
+	if len(l.out) == 0 {
+		return
+	}
+	if p.phase < phaseCloseSent {
+		p.send(l.out)
+	}
+	l.out = l.out[:0]
+}
+
+// flushDue flushes the rooms that were noted in the round before.
+func (l *loop) flushDue() {
+	rooms := l.due
+	l.due, l.noted = l.noted, l.flushed[:0]
+	for _, r := range rooms {
+		l.flush(r)
+	}
+	clear(rooms)
+	l.flushed = rooms
 }
 
 func (l *loop) flush(r *router.Room) {
 	again, help := true, false
 	defer func() {
-		if again { // also where a panic ended it: the room is ours to flush
-			l.note(r)
+		if again { // also where a panic ended it: nobody else flushes this room
+			l.noted = append(l.noted, r)
 		}
 	}()
 	defer l.recover(nil)
@@ -263,76 +374,23 @@ func (l *loop) flush(r *router.Room) {
 	if help {
 		for _, other := range l.srv.loops {
 			if other != l {
-				other.post(r)
+				other.post(task{room: r})
 			}
 		}
 	}
 }
 
-// serve handles what came from p. data is the poller's buffer, ours until we
-// return, to write to as well.
-func (l *loop) serve(p *peer, data []byte) {
-	defer l.recover(p)
-	at := p.at()
-	if !p.heard.Load() {
-		p.heard.Store(true)
-	}
-	var held *input // what data aliases, once a header block came in several reads
-	for len(data) > 0 {
-		switch at {
-		case phaseHead:
-			if p.in != nil {
-				held = p.in
-				data = l.resumeHead(p, data)
-			} else {
-				data = l.head(p, data)
-			}
-		case phaseOpen:
-			data = l.frames(p, data)
-		case phaseClosing:
-			if p.discard(data) {
-				p.closeHeard()
-			}
-			data = nil
-		case phaseClosed:
-			data = nil
-		}
-		at = p.at()
-	}
-	l.reply(p)
-	if held != nil && held != p.in {
-		held.release()
-	}
-	p.settle()
-}
-
-// reply sends the replies gathered in out.
-func (l *loop) reply(p *peer) {
-	if len(l.out) == 0 {
+// recover ends a panic, which is a bug of ours that must not take other peers along.
+func (l *loop) recover(p *peer) {
+	reason := recover()
+	if reason == nil {
 		return
 	}
-	p.mu.Lock()
-	defer p.unlock()
-	if p.at() < phaseClosing {
-		p.sendLocked(l.out)
-	}
-	l.out = l.out[:0]
-}
-
-// maxReplies bounds out, in bytes: beyond it replies are sent before the rest of
-// the input is looked at.
-const maxReplies = 16 << 10
-
-func (l *loop) replyIfMany(p *peer) {
-	if len(l.out) > maxReplies {
-		l.reply(p)
-	}
-}
-
-// recover ends a panic: a bug of ours that must not take other peers along.
-func (l *loop) recover(p *peer) {
-	if r := recover(); r != nil {
-		l.out = nil
-		l.srv.panicked(p, r, debug.Stack())
+	l.out, l.answered = nil, false
+	l.srv.stats.panics.Add(1)
+	l.srv.log.Error("panic", zap.Any("reason", reason), zap.ByteString("stack", debug.Stack()))
+	if p != nil && p.phase != phaseClosed {
+		p.cause = closedPanic
+		l.close(p)
 	}
 }

@@ -1,53 +1,38 @@
 package server
 
 import (
+	"math"
 	"unicode/utf8"
 
 	"relaygate/router"
 )
 
-// heartbeatBytes is the length of "ping" and "pong", which are taken from a peer
-// however small MAX_MESSAGE_BYTES is.
+// heartbeatBytes is the length of "ping" and "pong", which are taken from a peer however small
+// MAX_MESSAGE_BYTES is.
 const heartbeatBytes = 4
 
-// frames handles the frames in data, which begins where a frame begins or, if
-// p has unfinished input, where that goes on. It returns what is left when the
-// peer is no longer open, nil otherwise. What is left when the room is full it keeps.
-func (l *loop) frames(p *peer, data []byte) (rest []byte) {
-	for len(data) > 0 {
-		if l.keeps(p, data) {
-			return nil
-		}
-		if p.in != nil && len(p.in.buf) > 0 {
-			data = l.resumeFrame(p, data)
-		} else {
-			data = l.nextFrame(p, data)
-		}
-		if p.at() != phaseOpen {
-			return data
-		}
-		l.replyIfMany(p)
-	}
-	return nil
-}
-
-// nextFrame handles the frame at the beginning of data, or keeps it if it is
-// incomplete, and returns what follows.
+// nextFrame handles the frame at the beginning of data or, if a part of one came before, the rest of
+// it. It keeps what is incomplete, and returns what follows.
 func (l *loop) nextFrame(p *peer, data []byte) (rest []byte) {
+	l.work -= frameWork
+	if p.in != nil && p.in.part != nil {
+		return l.resumeFrame(p, data)
+	}
 	h, bad := l.header(p, data)
 	if bad != nil {
-		return l.fail(p, bad, h, data)
+		return l.fail(p, bad, h, data[h.size:])
 	}
 	size := h.size + int(h.length)
 	if h.size == 0 || size > len(data) {
 		in := p.input()
-		in.buf = append(in.buf[:0], data...)
-		in.need = 0
+		in.part = appendTo(nil, data, len(data))
 		if h.size > 0 {
 			in.need = size
+			p.large = size >= largeFrame
 		}
 		return nil
 	}
+	p.large = size >= largeFrame
 	l.frame(p, h, data[:size])
 	return data[size:]
 }
@@ -56,37 +41,36 @@ func (l *loop) nextFrame(p *peer, data []byte) (rest []byte) {
 func (l *loop) resumeFrame(p *peer, data []byte) (rest []byte) {
 	in := p.in
 	if in.need == 0 {
-		had := len(in.buf)
-		in.buf = append(in.buf, data[:min(len(data), maxClientHeader-had)]...)
-		h, bad := l.header(p, in.buf)
+		had := len(in.part.b)
+		in.part = appendTo(in.part, data[:min(len(data), maxClientHeader-had)], maxClientHeader)
+		h, bad := l.header(p, in.part.b)
 		if bad != nil {
-			whole := append(in.buf[:had:had], data...)
-			in.buf = in.buf[:0]
-			return l.fail(p, bad, h, whole)
+			return l.fail(p, bad, h, data[max(h.size-had, 0):])
 		}
 		if h.size == 0 {
 			return nil // too few bytes for a header, so data is used up
 		}
 		in.need = h.size + int(h.length)
-		used := min(len(in.buf), max(in.need, had)) // not what belongs to the next frame
-		in.buf = in.buf[:used]
-		data = data[used-had:]
+		p.large = in.need >= largeFrame
+		in.part.b = in.part.b[:min(len(in.part.b), max(in.need, had))] // without what belongs to the next frame
+		data = data[len(in.part.b)-had:]
 	}
-	n := min(in.need-len(in.buf), len(data))
-	in.buf = appendUpTo(in.buf, data[:n], in.need)
-	if len(in.buf) < in.need {
+	n := min(in.need-len(in.part.b), len(data))
+	in.part = appendTo(in.part, data[:n], in.need)
+	if len(in.part.b) < in.need {
 		return nil
 	}
-	frame := in.buf
-	in.buf = in.buf[:0] // frame stays intact: nobody appends while it is handled
-	h, _ := parseHeader(frame)
-	l.frame(p, h, frame)
+	part := in.part
+	in.part, in.need = nil, 0 // part is not to be released while it is handled
+	h, _ := parseHeader(part.b)
+	l.frame(p, h, part.b)
+	putBuffer(part)
 	return data[n:]
 }
 
-// header parses the header at the beginning of b and applies all rules that it
-// alone can break, as soon as its bytes are there.
-func (l *loop) header(p *peer, b []byte) (header, *farewell) {
+// header parses the header at the beginning of b and applies all rules that it alone can break, as
+// soon as its bytes are there.
+func (l *loop) header(p *peer, b []byte) (header, *ending) {
 	h, err := parseHeader(b)
 	if err != nil {
 		return h, protocolError(err.Error())
@@ -94,11 +78,7 @@ func (l *loop) header(p *peer, b []byte) (header, *farewell) {
 	if len(b) < 2 {
 		return h, nil
 	}
-	joined := int64(0)
-	fragmented := p.in != nil && p.in.msgOp != 0
-	if fragmented {
-		joined = int64(len(p.in.msg) - maxServerHeader)
-	}
+	fragmented, joined := p.fragmented()
 	plain := h.masked && !fragmented && (h.first == finBit|opText || h.first == finBit|opBinary)
 	if !plain {
 		if err := h.check(fragmented); err != nil {
@@ -108,37 +88,31 @@ func (l *loop) header(p *peer, b []byte) (header, *farewell) {
 			return h, nil // a control frame: its size is checked
 		}
 	}
-	if h.size > 0 && h.length > int64(l.srv.cfg.MaxMessage)-joined && !(plain && h.opcode() == opText && h.length == heartbeatBytes) {
-		return h, byeTooBig
+	if h.size > 0 && h.length > int64(l.srv.cfg.MaxMessage-joined) && !(plain && h.opcode() == opText && h.length == heartbeatBytes) {
+		return h, closingTooBig
 	}
 	return h, nil
 }
 
-// fail says farewell for what the header h at the beginning of b breaks. It
-// returns what follows the header, and has the payload skipped.
-func (l *loop) fail(p *peer, why *farewell, h header, b []byte) (rest []byte) {
+// fail closes p for what the header h breaks. data is what follows the header.
+func (l *loop) fail(p *peer, why *ending, h header, data []byte) (rest []byte) {
 	l.reply(p)
-	// Where no header can be found any more, neither can the peer's close frame:
-	// the end of our sending tells it that all is said.
-	p.close(why, h.size == 0)
-	if p.in != nil {
-		in := p.in
-		p.in = nil
-		in.release()
+	if h.size == 0 {
+		l.closeAtOnce(p, why)
+		return nil
 	}
-	if h.size == 0 { // incomplete or senseless: begin to look for the close frame here
-		return b
-	}
-	p.input().skip = h.length
-	return b[h.size:]
+	l.closeWith(p, why)
+	p.skip(h.length, false) // even if it is a close frame: an invalid one is no answer to ours
+	return data
 }
 
-func (l *loop) farewell(p *peer, why *farewell) {
+// failMessage closes p for what a whole message breaks.
+func (l *loop) failMessage(p *peer, why *ending) {
 	l.reply(p)
-	p.close(why, false)
+	l.closeWith(p, why)
 }
 
-// frame handles a complete frame, whose payload it unmasks. b is ours to write to.
+// frame handles a complete frame, whose payload it unmasks. b is written to.
 func (l *loop) frame(p *peer, h header, b []byte) {
 	payload := b[h.size:]
 	unmask(payload, h.mask)
@@ -156,20 +130,22 @@ func (l *loop) frame(p *peer, h header, b []byte) {
 // fragment joins the fragments of a message (RFC 6455 §5.4).
 func (l *loop) fragment(p *peer, h header, payload []byte) {
 	in := p.input()
-	if in.msgOp == 0 {
-		in.msgOp = h.opcode()
-		in.msg = append(in.msg[:0], make([]byte, maxServerHeader)...)
+	if in.message == nil {
+		in.opcode = h.opcode()
+		in.message = getBuffer(maxServerHeader + len(payload))
+		in.message.b = in.message.b[:maxServerHeader]
 	}
-	in.msg = appendUpTo(in.msg, payload, maxServerHeader+l.srv.cfg.MaxMessage)
+	in.message = appendTo(in.message, payload, maxServerHeader+l.srv.cfg.MaxMessage)
 	if h.fin() {
-		op := in.msgOp
-		in.msgOp = 0
-		l.message(p, op, in.msg, maxServerHeader)
+		message := in.message
+		in.message = nil // not to be released while it is handled
+		l.message(p, in.opcode, message.b, maxServerHeader)
+		putBuffer(message)
 	}
 }
 
-// message handles a whole message: b[at:] is its payload, and in front of it is
-// room for a header of ours.
+// message handles a whole message: b[at:] is its payload, and in front of it is room for a header
+// of ours.
 func (l *loop) message(p *peer, op byte, b []byte, at int) {
 	payload := b[at:]
 	room := p.Room()
@@ -184,17 +160,17 @@ func (l *loop) message(p *peer, op byte, b []byte, at int) {
 			}
 		}
 		if len(payload) > l.srv.cfg.MaxMessage { // as heartbeatBytes may be
-			l.farewell(p, byeTooBig)
+			l.failMessage(p, closingTooBig)
 			return
 		}
 		if !utf8.Valid(payload) {
-			l.farewell(p, byeTextNotUTF8)
+			l.failMessage(p, closingTextNotUTF8)
 			return
 		}
 		switch route, target := l.peeker.Peek(payload); route {
 		case router.Direct:
 			if note, _ := room.PublishTo(&p.Member, target, encodeInPlace(b, at, len(payload), op)); note {
-				l.note(room)
+				l.noted = append(l.noted, room)
 			}
 			return
 		case router.Nobody:
@@ -202,7 +178,7 @@ func (l *loop) message(p *peer, op byte, b []byte, at int) {
 		}
 	}
 	if room.Publish(&p.Member, encodeInPlace(b, at, len(payload), op)) {
-		l.note(room)
+		l.noted = append(l.noted, room)
 	}
 }
 
@@ -212,13 +188,65 @@ func (l *loop) control(p *peer, op byte, payload []byte) {
 		// RFC 6455 §5.5.3: a pong has "identical Application data".
 		l.out = appendFrame(l.out, opPong, payload)
 	case opClose:
+		l.reply(p)
 		code, bad := parseClose(payload)
 		if bad != nil {
-			l.reply(p)
-			p.close(bad, true)
+			l.closeAtOnce(p, bad)
 			return
 		}
-		l.reply(p)
-		p.closeAnswered(code)
+		l.closeAnswered(p, code)
 	}
+}
+
+// skip begins to throw away what p sends after our close frame: first a payload of n bytes, which is that of
+// the peer's own close frame if isClose.
+func (p *peer) skip(n int64, isClose bool) {
+	in := p.input()
+	in.dropPart()
+	in.skip, in.skipIsClose = n, isClose
+}
+
+// startSkipping is skip in the place where p is now, which may be in the middle of a frame.
+func (p *peer) startSkipping() {
+	in := p.in
+	if in == nil {
+		return
+	}
+	putBuffer(in.message)
+	in.message = nil
+	if in.need > 0 {
+		p.skip(int64(in.need-len(in.part.b)), in.part.b[0]&opcodeBits == opClose)
+	}
+}
+
+// skipFrame throws away data, up to the end of a frame. Behind the peer's close frame all is said.
+func (l *loop) skipFrame(p *peer, data []byte) (rest []byte) {
+	l.work -= frameWork
+	in := p.input()
+	if in.skip == 0 && !in.skipIsClose {
+		had := 0
+		if in.part != nil {
+			had = len(in.part.b)
+		}
+		in.part = appendTo(in.part, data[:min(len(data), maxClientHeader-had)], maxClientHeader)
+		h, err := parseHeader(in.part.b)
+		switch {
+		case err != nil: // no telling where the next header is
+			in.dropPart()
+			in.skip = math.MaxInt64
+			return nil
+		case h.size == 0:
+			return nil // a part of a header: data is used up
+		}
+		data = data[h.size-had:]
+		p.skip(h.length, h.opcode() == opClose)
+	}
+	n := min(in.skip, int64(len(data)))
+	in.skip -= n
+	if in.skip == 0 && in.skipIsClose { // only now: closed with a part of it unread, the socket would send a reset
+		p.said = true
+		l.finish(p, nil)
+		return nil
+	}
+	return data[n:]
 }

@@ -1,73 +1,57 @@
 package server
 
-import (
-	"strconv"
+import "go.uber.org/zap"
 
-	"go.uber.org/zap"
-)
-
-// head answers the request that data begins with, or keeps it if it is
-// incomplete, and returns what follows.
+// head answers the request at the beginning of data or, if a part of one came before, the rest of it. It
+// keeps what is incomplete, and returns what follows.
 func (l *loop) head(p *peer, data []byte) (rest []byte) {
-	n, denied := headEnd(data, 0)
+	l.work -= requestWork
+	block, had := data, 0
+	if p.in != nil && p.in.part != nil {
+		in := p.in
+		had = len(in.part.b)
+		in.part = appendTo(in.part, data[:min(len(data), maxHeadBytes-had)], maxHeadBytes)
+		block = in.part.b
+	}
+	scanned := 0
+	if had > 0 {
+		scanned = p.in.scanned
+	}
+	n, denied := headEnd(block, scanned)
 	switch {
 	case denied != nil:
 		l.refuse(p, denied)
 		return nil
-	case n == 0:
-		in := p.input()
-		in.buf = append(in.buf[:0], data...)
-		in.scanned = len(data)
-		return nil
+	case n > 0:
+		l.answer(p, block[:n])
+		if had > 0 && p.in != nil {
+			p.in.dropPart()
+		}
+		return data[n-had:]
 	}
-	l.answer(p, data[:n])
-	return data[n:]
-}
-
-// resumeHead goes on with a header block that came in part. What it returns
-// aliases the buffer of p's input, which p then has no longer.
-func (l *loop) resumeHead(p *peer, data []byte) (rest []byte) {
-	in := p.in
-	in.buf = append(in.buf, data...)
-	n, denied := headEnd(in.buf, in.scanned)
-	if n == 0 && denied == nil {
-		in.scanned = len(in.buf)
-		return nil
+	in := p.input()
+	if had == 0 {
+		in.part = appendTo(nil, data, len(data))
 	}
-	p.in = nil
-	if denied != nil {
-		l.refuse(p, denied)
-		return nil
-	}
-	l.answer(p, in.buf[:n])
-	return in.buf[n:]
+	in.scanned = len(in.part.b)
+	return nil
 }
 
 // answer answers one complete request.
 func (l *loop) answer(p *peer, head []byte) {
 	var v verdict
-	l.out, v = l.shaker.appendAnswer(l.out, head)
+	l.out, v = l.answerer.appendAnswer(l.out, head)
 	l.srv.stats.answered(v)
 	switch v.next {
 	case keepAlive:
-		l.replyIfMany(p)
-		p.restart()
+		l.answered = true
 	case closing:
-		l.logRefused(p, v)
-		p.closeAfter(l.out)
-		l.out = l.out[:0]
+		l.lastAnswer(p, v)
 	case upgraded:
-		opened := p.open(v.relayID, v.peerID, l.out)
+		p.open(v.relayID, v.peerID, l.out)
 		l.out = l.out[:0]
-		if !opened {
-			return
-		}
 		if e := l.srv.log.Check(zap.DebugLevel, "peer connected"); e != nil {
-			e.Write(zap.Stringer("remote", p.remoteAddr()),
-				zap.String("relay_id", p.Room().ID()), zap.String("peer_id", p.ID()))
-		}
-		if l.srv.draining.Load() { // Drain may have looked just before
-			p.close(byeDrain, false)
+			e.Write(zap.Stringer("remote", p.remoteAddr()), zap.String("relay_id", p.Room().ID()), zap.String("peer_id", p.ID()))
 		}
 	}
 }
@@ -77,17 +61,17 @@ func (l *loop) refuse(p *peer, d *denial) {
 	var v verdict
 	l.out, v = appendRefusal(l.out, d)
 	l.srv.stats.answered(v)
-	l.logRefused(p, v)
-	p.closeAfter(l.out)
-	l.out = l.out[:0]
+	l.lastAnswer(p, v)
 }
 
-func (l *loop) logRefused(p *peer, v verdict) {
-	if v.reason == "" {
-		return
+// lastAnswer sends the answers gathered in out, after which p is closed.
+func (l *loop) lastAnswer(p *peer, v verdict) {
+	if v.reason != "" {
+		if e := l.srv.log.Check(zap.DebugLevel, "request refused"); e != nil {
+			e.Write(zap.Stringer("remote", p.remoteAddr()), zap.String("reason", string(v.reason)), zap.Int("status", v.status))
+		}
 	}
-	if e := l.srv.log.Check(zap.DebugLevel, "request refused"); e != nil {
-		e.Write(zap.Stringer("remote", p.remoteAddr()), zap.String("reason", string(v.reason)),
-			zap.String("status", strconv.Itoa(v.status)))
-	}
+	p.cause = closedHTTP
+	l.finish(p, l.out)
+	l.out = l.out[:0]
 }

@@ -122,14 +122,6 @@ func TestMemoryFollowsWhatCame(t *testing.T) {
 	for _, c := range all {
 		c.wantFrame(0xa, "here")
 	}
-	eventually(t, "all parts have come", func() bool {
-		for _, p := range s.wheels[seatHeartbeat].All() {
-			if !p.heard.Load() {
-				return false
-			}
-		}
-		return true
-	})
 	runtime.GC()
 	runtime.ReadMemStats(&after)
 	if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > peers*16<<10 {
@@ -145,17 +137,12 @@ func TestIdlePeerHoldsNoBuffer(t *testing.T) {
 	c.send(maskedFrame(0x01, []byte("a")), maskedFrame(0x80, []byte("b")), maskedFrame(0x82, repeat("x", 100<<10)))
 	c.send(text("ping"))
 	c.wantFrame(0x1, "pong")
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	p := s.wheels[seatHeartbeat].All()[0]
-	c.Close()
-	eventually(t, "the peer is closed", func() bool { return p.at() == phaseClosed })
-	if err := s.awaitEmpty(ctx); err != nil {
-		t.Fatal(err)
-	}
-	if p.in != nil {
-		t.Errorf("it held %+v", p.in)
-	}
+	p := s.wheels[phaseOpen].All()[0]
+	p.inLoop(func(*loop) {
+		if p.in != nil || p.out != nil {
+			t.Errorf("it holds %+v and %+v", p.in, p.out)
+		}
+	})
 }
 
 // TestNoMessageToAStranger: descriptors are reused at once, while rooms are flushed
@@ -216,10 +203,11 @@ func TestPanicEndsOneConnection(t *testing.T) {
 	}()
 	other := join(t, s, "r", "other")
 	victim := dial(t, s)
-	eventually(t, "the connection is accepted", func() bool { return len(s.wheels[seatHandshake].All()) == 1 })
-	p := s.wheels[seatHandshake].All()[0]
-	broken := &loop{srv: s} // without a handshaker
-	broken.serve(p, []byte(upgradeRequest("r", "victim")))
+	eventually(t, "the connection is accepted", func() bool { return len(s.wheels[phaseHead].All()) == 1 })
+	p := s.wheels[phaseHead].All()[0]
+	var answerer *handshaker
+	p.inLoop(func(l *loop) { answerer, l.answerer = l.answerer, nil })
+	victim.send([]byte(upgradeRequest("r", "victim")))
 	if _, err := io.ReadAll(victim.in); err != nil && !strings.Contains(err.Error(), "reset") {
 		t.Errorf("the victim saw %v, want the end", err)
 	}
@@ -227,6 +215,7 @@ func TestPanicEndsOneConnection(t *testing.T) {
 	if all := logged.FilterMessage("panic").All(); len(all) != 1 || !strings.Contains(string(all[0].ContextMap()["stack"].(string)), "serve") {
 		t.Errorf("logged %v, want one panic with its stack", all)
 	}
+	p.inLoop(func(l *loop) { l.answerer = answerer })
 	say(t, other, "ping")
 	hear(t, other, "pong")
 	other.CloseNow()
@@ -267,9 +256,13 @@ func TestRelayingDoesNotAllocate(t *testing.T) {
 	f("a broadcast", 2+5, sends("hello"))
 	direct := `{"targetPeerId":"b","n":12345}`
 	f("a direct message", 2+len(direct), sends(direct))
-	for _, p := range s.wheels[seatHeartbeat].All() {
+	for _, p := range s.wheels[phaseOpen].All() {
 		if p.ID() == "b" {
-			f("a heartbeat", len(pingFrame), func() { p.heard.Store(true); p.beat() })
+			beat := task{peer: p, do: func(l *loop, p *peer) {
+				p.heard = true
+				l.beat(p)
+			}}
+			f("a heartbeat", len(pingFrame), func() { p.loop.post(beat) })
 		}
 	}
 }

@@ -1,0 +1,88 @@
+package server
+
+import (
+	"math/bits"
+	"sync"
+)
+
+// Buffers for what waits: unfinished input and outgoing queues. They come in sizes that are a
+// quarter of a power of two apart (64, 80, 96, 112, 128, 160, …), so that what waits costs its own
+// bytes and at most a quarter more, and are pooled by size. Go's collector empties the pools.
+
+const (
+	minBufferBits = 6 // 64 bytes
+	maxBufferBits = 27
+	bufferSizes   = (maxBufferBits - minBufferBits) * 4
+)
+
+// buffer is a byte slice that is part of a pool or owned by one connection. cap(b) is one of the
+// sizes; larger ones than the largest have exactly the size that was asked for.
+type buffer struct {
+	b    []byte
+	sent int // in an outgoing queue: bytes of b that the socket has taken
+}
+
+var bufferPools [bufferSizes]sync.Pool
+
+// getBuffer returns an empty buffer with room for at least n bytes.
+func getBuffer(n int) *buffer {
+	class, size := bufferClass(n)
+	if class < 0 {
+		return &buffer{b: make([]byte, 0, n)}
+	}
+	if x, ok := bufferPools[class].Get().(*buffer); ok {
+		return x
+	}
+	return &buffer{b: make([]byte, 0, size)}
+}
+
+// putBuffer gives a buffer back, which may be nil. Nothing may alias it any more.
+func putBuffer(x *buffer) {
+	if x == nil {
+		return
+	}
+	x.b, x.sent = x.b[:0], 0
+	if class, size := bufferClass(cap(x.b)); class >= 0 && size == cap(x.b) {
+		bufferPools[class].Put(x)
+	}
+}
+
+// bufferClass returns the smallest size that is at least n, and its pool's position; -1 if n is
+// above the largest.
+func bufferClass(n int) (class, size int) {
+	n = max(n, 1<<minBufferBits)
+	doubling := bits.Len(uint(n-1)) - 1 // n is above 1<<doubling, or the smallest size
+	if n == 1<<minBufferBits {
+		return 0, n
+	}
+	step := 1 << (doubling - 2)
+	quarters := (n - 1<<doubling + step - 1) / step // 1 to 4
+	class = (doubling-minBufferBits)*4 + quarters
+	if class >= bufferSizes {
+		return -1, n
+	}
+	return class, 1<<doubling + quarters*step
+}
+
+// appendTo appends b to x, which may be nil, and returns the buffer that holds both: x itself or a
+// larger one. Capacity doubles with what has come, up to most bytes, so that appending piece by
+// piece costs a constant factor and nothing is allocated for bytes that never come.
+func appendTo(x *buffer, b []byte, most int) *buffer {
+	x = growBuffer(x, len(b), most)
+	x.b = append(x.b, b...)
+	return x
+}
+
+// growBuffer makes room for n more bytes.
+func growBuffer(x *buffer, n, most int) *buffer {
+	switch {
+	case x == nil:
+		return getBuffer(n)
+	case len(x.b)+n <= cap(x.b):
+		return x
+	}
+	larger := getBuffer(max(len(x.b)+n, min(most, 2*len(x.b))))
+	larger.b = append(larger.b, x.b...)
+	putBuffer(x)
+	return larger
+}

@@ -1,0 +1,82 @@
+package server
+
+import "syscall"
+
+// What waits for a socket that is full is in peer.out, guarded by peer.mu. It is nil while nothing
+// waits.
+
+// sendLocked writes b, or puts what the socket does not take behind what waits already. b is the
+// caller's again when it returns. What would wait beyond MAX_QUEUE_BYTES makes the peer too slow.
+func (p *peer) sendLocked(b []byte) {
+	if p.mute {
+		return
+	}
+	if p.out == nil {
+		n, err := send(int(p.fd), b)
+		if err != 0 && err != syscall.EAGAIN && err != syscall.EINTR {
+			p.muteLocked() // the socket is broken: its loop reads it to the end and closes it
+			return
+		}
+		if b = b[n:]; len(b) == 0 {
+			return
+		}
+	}
+	p.enqueueLocked(b)
+}
+
+func (p *peer) enqueueLocked(b []byte) {
+	waiting := p.waitingLocked()
+	if waiting+len(b) > p.loop.srv.cfg.MaxQueue {
+		p.muteLocked()
+		p.loop.post(task{peer: p, do: (*loop).closeSlow})
+		return
+	}
+	if out := p.out; out != nil && out.sent > 0 && len(out.b)+len(b) > cap(out.b) {
+		out.b = append(out.b[:0], out.b[out.sent:]...) // what is sent needs no room
+		out.sent = 0
+	}
+	p.out = appendTo(p.out, b, p.loop.srv.cfg.MaxQueue)
+}
+
+// waitingLocked is how many bytes wait.
+func (p *peer) waitingLocked() int {
+	if p.out == nil {
+		return 0
+	}
+	return len(p.out.b) - p.out.sent
+}
+
+// muteLocked drops what waits, and whatever is sent from now on.
+func (p *peer) muteLocked() {
+	p.mute = true
+	p.dropQueueLocked()
+}
+
+func (p *peer) dropQueueLocked() {
+	putBuffer(p.out)
+	p.out = nil
+}
+
+// flushQueue sends what waits, as far as the socket takes it. It reports whether something waited and
+// nothing does any more. The loop calls it when the socket has room.
+func (p *peer) flushQueue() (emptied bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.out == nil {
+		return false
+	}
+	for p.out != nil {
+		n, err := send(int(p.fd), p.out.b[p.out.sent:])
+		switch {
+		case err == syscall.EAGAIN:
+			return false
+		case err != 0 && err != syscall.EINTR:
+			p.muteLocked()
+			return true
+		}
+		if p.out.sent += n; p.out.sent == len(p.out.b) {
+			p.dropQueueLocked()
+		}
+	}
+	return true
+}
