@@ -174,7 +174,7 @@ func (l *loop) run() {
 		if n > 0 {
 			continue
 		}
-		if len(l.due)+len(l.turns) == 0 {
+		if len(l.due)+len(l.noted)+len(l.turns) == 0 {
 			return
 		}
 		runtime.Gosched() // those in turns may wait for a room that another loop flushes
