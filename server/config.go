@@ -12,6 +12,8 @@ import (
 
 	"github.com/caarlos0/env/v11"
 	"go.uber.org/zap/zapcore"
+
+	"relaygate/server/upgrade"
 )
 
 // Config is everything that can be set, by environment variables alone. The
@@ -181,11 +183,8 @@ func (c *Config) check(queueIsSet bool) []fault {
 	if c.Host != "" && net.ParseIP(c.Host) == nil && strings.ContainsAny(c.Host, ":/ []") {
 		bad("HOST", "%q: neither an IP address nor a host name", c.Host)
 	}
-	for i := range len(c.AdminSecret) {
-		if !isTokenOctet(c.AdminSecret[i]) {
-			bad("ADMIN_SECRET", "holds a character that no browser can send in Sec-WebSocket-Protocol; allowed are letters, digits and !#$%%&'*+-.^_`|~")
-			break
-		}
+	if c.AdminSecret != "" && !upgrade.IsToken([]byte(c.AdminSecret)) {
+		bad("ADMIN_SECRET", "holds a character that no browser can send in Sec-WebSocket-Protocol; allowed are letters, digits and !#$%%&'*+-.^_`|~")
 	}
 	var origins []string
 	for _, o := range c.AllowedOrigins {

@@ -12,7 +12,7 @@ import (
 )
 
 // The contract's first table and its checks of an upgrade, over sockets. Whose
-// bytes are refused how is handshake_test.go's; here it matters that the answer
+// bytes are refused how is package upgrade's; here it matters that the answer
 // arrives, and what becomes of the connection.
 
 // plainRequest is a request that asks for no upgrade, with further header lines.

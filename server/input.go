@@ -12,7 +12,7 @@ type input struct {
 	buf  []byte // a header block, or a frame as it came, up to now
 	need int    // size of the frame in buf, header and all; 0 while the header is incomplete
 
-	scanned int // how much of a header block headEnd has seen
+	scanned int // how much of a header block upgrade.Handshaker has seen
 
 	rest []byte // came behind what filled the room, and is to be handled when that is flushed
 

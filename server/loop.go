@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"relaygate/router"
+	"relaygate/server/upgrade"
 )
 
 // loop is our side of one nbio poller: what its connections share, and the tick.
@@ -37,7 +38,7 @@ type loop struct {
 	out     []byte         // replies to the peer that is being served
 	scratch router.Scratch
 	peeker  router.Peeker
-	shaker  *handshaker
+	shaker  *upgrade.Handshaker
 
 	// Of the peer that is being read.
 	final    bool // nbio closes it when we return: nothing may be left

@@ -1,26 +1,23 @@
 package server
 
 import (
-	"strconv"
-
 	"go.uber.org/zap"
+
+	"relaygate/server/upgrade"
 )
 
 // head answers the request that data begins with, or keeps it if it is
 // incomplete, and returns what follows.
 func (l *loop) head(p *peer, data []byte) (rest []byte) {
-	n, denied := headEnd(data, 0)
-	switch {
-	case denied != nil:
-		l.refuse(p, denied)
-		return nil
-	case n == 0:
+	answer, n, v := l.shaker.Answer(l.out, data, 0)
+	l.out = answer
+	if n == 0 {
 		in := p.input()
 		in.buf = append(in.buf[:0], data...)
 		in.scanned = len(data)
 		return nil
 	}
-	l.answer(p, data[:n])
+	l.answered(p, v)
 	return data[n:]
 }
 
@@ -29,36 +26,31 @@ func (l *loop) head(p *peer, data []byte) (rest []byte) {
 func (l *loop) resumeHead(p *peer, data []byte) (rest []byte) {
 	in := p.in
 	in.buf = append(in.buf, data...)
-	n, denied := headEnd(in.buf, in.scanned)
-	if n == 0 && denied == nil {
+	answer, n, v := l.shaker.Answer(l.out, in.buf, in.scanned)
+	l.out = answer
+	if n == 0 {
 		in.scanned = len(in.buf)
 		return nil
 	}
 	p.in = nil
-	if denied != nil {
-		l.refuse(p, denied)
-		return nil
-	}
-	l.answer(p, in.buf[:n])
+	l.answered(p, v)
 	return in.buf[n:]
 }
 
-// answer answers one complete request.
-func (l *loop) answer(p *peer, head []byte) {
-	var v verdict
-	l.out, v = l.shaker.appendAnswer(l.out, head)
+// answered does what follows the answer to a request, which is in out.
+func (l *loop) answered(p *peer, v upgrade.Verdict) {
 	l.srv.stats.answered(v)
-	switch v.next {
-	case keepAlive:
+	switch v.Next {
+	case upgrade.KeepAlive:
 		l.replyIfMany(p)
 		p.restart()
-	case closing:
+	case upgrade.Closing:
 		l.logRefused(p, v)
 		p.closeAfter(l.out)
 		l.out = l.out[:0]
-	case upgraded:
+	case upgrade.Upgraded:
 		l.reply(p) // before anybody in the room can write to p
-		if !p.open(v.relayID, v.peerID) {
+		if !p.open(v.RelayID, v.PeerID) {
 			return
 		}
 		if e := l.srv.log.Check(zap.DebugLevel, "peer connected"); e != nil {
@@ -71,22 +63,12 @@ func (l *loop) answer(p *peer, head []byte) {
 	}
 }
 
-// refuse answers what is no request.
-func (l *loop) refuse(p *peer, d *denial) {
-	var v verdict
-	l.out, v = appendRefusal(l.out, d)
-	l.srv.stats.answered(v)
-	l.logRefused(p, v)
-	p.closeAfter(l.out)
-	l.out = l.out[:0]
-}
-
-func (l *loop) logRefused(p *peer, v verdict) {
-	if v.reason == "" {
+func (l *loop) logRefused(p *peer, v upgrade.Verdict) {
+	if v.Reason == "" {
 		return
 	}
 	if e := l.srv.log.Check(zap.DebugLevel, "request refused"); e != nil {
-		e.Write(zap.Stringer("remote", p.remoteAddr()), zap.String("reason", string(v.reason)),
-			zap.String("status", strconv.Itoa(v.status)))
+		e.Write(zap.Stringer("remote", p.remoteAddr()), zap.String("reason", string(v.Reason)),
+			zap.Int("status", v.Status))
 	}
 }

@@ -28,6 +28,7 @@ import (
 
 	"relaygate/health"
 	"relaygate/router"
+	"relaygate/server/upgrade"
 )
 
 const (
@@ -173,9 +174,9 @@ func (s *Server) startEngine() error {
 	if err != nil {
 		return err
 	}
-	gate := newGate(string(s.cfg.AdminSecret), s.cfg.AllowedOrigins)
+	gate := upgrade.NewGate(string(s.cfg.AdminSecret), s.cfg.AllowedOrigins)
 	for range n {
-		s.loops = append(s.loops, &loop{srv: s, shaker: newHandshaker(gate), in: make([]byte, readBufferBytes)})
+		s.loops = append(s.loops, &loop{srv: s, shaker: upgrade.NewHandshaker(gate), in: make([]byte, readBufferBytes)})
 	}
 	if err := s.engine.Start(); err != nil {
 		for _, fd := range wakes {

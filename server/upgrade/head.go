@@ -1,4 +1,4 @@
-package server
+package upgrade
 
 import (
 	"bytes"
@@ -176,7 +176,7 @@ func cutLine(b []byte) (line, rest []byte, ok bool) {
 func (r *httpRequest) parseRequestLine(line []byte) *denial {
 	method, rest, _ := cutByte(line, ' ')
 	target, version, _ := cutByte(rest, ' ')
-	if !isToken(method) || len(target) == 0 {
+	if !IsToken(method) || len(target) == 0 {
 		return denyRequestLine
 	}
 	r.method = method
@@ -254,7 +254,7 @@ func cutAuthority(t []byte) (rest []byte, ok bool) {
 // field-value OWS).
 func parseHeaderLine(line []byte) (name, value []byte, denied *denial) {
 	name, value, ok := cutByte(line, ':')
-	if !ok || !isToken(name) {
+	if !ok || !IsToken(name) {
 		// RFC 9112 §5.1: a server MUST reject, with 400, whitespace between a
 		// field name and the colon. §5.2: it MUST either reject a folded line,
 		// which starts with a blank, or unfold it.
@@ -335,7 +335,7 @@ func (r *httpRequest) takeProtocols(value []byte) {
 	for more := true; more; {
 		var item []byte
 		item, value, more = cutItem(value)
-		if !isToken(item) {
+		if !IsToken(item) {
 			continue
 		}
 		if r.protocol == nil {
