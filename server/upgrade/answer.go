@@ -84,7 +84,7 @@ var (
 	denyBody   = &denial{400, refusedBody, "", "a WebSocket request has no body"}
 
 	// RFC 9110 §15.5.6: a 405 MUST have Allow.
-	denyMethod = &denial{405, refusedMethod, "Allow: GET\r\n", "only GET is served here"}
+	denyMethod = &denial{405, refusedMethod, "Allow: GET, HEAD\r\n", "only GET and HEAD are served here"}
 )
 
 // Header lines that say what becomes of the connection. HTTP/1.1 persists unless

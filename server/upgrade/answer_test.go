@@ -24,7 +24,7 @@ func TestPlain(t *testing.T) {
 		if connection != wantConnection || res.Close != (wantNext == Closing) {
 			t.Errorf("%q: Connection is %q, %t; want %q", head, connection, res.Close, wantConnection)
 		}
-		if allow := res.Header.Get("Allow"); (allow == "GET") != (wantStatus == 405) {
+		if allow := res.Header.Get("Allow"); (allow == "GET, HEAD") != (wantStatus == 405) {
 			t.Errorf("%q: Allow is %q", head, allow)
 		}
 		if res.ContentLength <= 0 || strings.HasPrefix(head, "HEAD") != (body == "") {
@@ -43,6 +43,12 @@ func TestPlain(t *testing.T) {
 	f("\r\n"+h("GET / HTTP/1.1"), 200, KeepAlive, "")
 	f("GET / HTTP/1.1\r\nHost:\r\n\r\n", 200, KeepAlive, "")
 
+	f(h("HEAD / HTTP/1.1"), 200, KeepAlive, "")
+	f(h("HEAD /v1 HTTP/1.1"), 200, KeepAlive, "")
+	f(h("HEAD /v1/ HTTP/1.1", "Connection: close"), 200, Closing, "close")
+	f(h("HEAD /v1 HTTP/1.0"), 200, Closing, "close")
+	f(h("HEAD /v1?relayId=r&peerId=p HTTP/1.1", "Connection: upgrade", "Upgrade: websocket"), 200, KeepAlive, "")
+
 	f(h("GET /v2 HTTP/1.1"), 404, KeepAlive, "")
 	f(h("GET /v1// HTTP/1.1"), 404, KeepAlive, "")
 	f(h("GET /%761 HTTP/1.1"), 404, KeepAlive, "")
@@ -52,11 +58,10 @@ func TestPlain(t *testing.T) {
 	f(h("OPTIONS * HTTP/1.1"), 404, KeepAlive, "")
 	f(h("CONNECT a:443 HTTP/1.1"), 404, KeepAlive, "")
 
-	f(h("HEAD / HTTP/1.1"), 405, KeepAlive, "")
-	f(h("HEAD /v1 HTTP/1.1"), 405, KeepAlive, "")
 	f(h("POST /v1 HTTP/1.1", "Content-Length: 0"), 405, KeepAlive, "")
 	f(h("OPTIONS /v1/ HTTP/1.1"), 405, KeepAlive, "")
 	f(h("get / HTTP/1.1"), 405, KeepAlive, "")
+	f(h("head / HTTP/1.1"), 405, KeepAlive, "")
 
 	// Not upgrades of ours.
 	f(h("GET /v1 HTTP/1.1", "Upgrade: websocket"), 200, KeepAlive, "")

@@ -201,7 +201,7 @@ func wantDecision(g *Gate, block []byte, req *http.Request) (status int, relayID
 		switch {
 		case !knownPath(path):
 			return 404, "", ""
-		case req.Method != "GET":
+		case req.Method != "GET" && req.Method != "HEAD":
 			return 405, "", ""
 		}
 		return 200, "", ""

@@ -206,7 +206,8 @@ func (h *Handshaker) appendUpgrade(dst []byte, r *httpRequest) []byte {
 	return append(dst, "\r\n\r\n"...)
 }
 
-// appendPlain answers a request that is no upgrade.
+// appendPlain answers a request that is no upgrade. RFC 9110 §9.3.2: a HEAD is
+// answered as a GET would be, the length of the body included but not the body.
 func (h *Handshaker) appendPlain(dst []byte, r *httpRequest) ([]byte, Verdict) {
 	next, connection := Closing, lineEnds
 	if r.persists() {
@@ -215,6 +216,7 @@ func (h *Handshaker) appendPlain(dst []byte, r *httpRequest) ([]byte, Verdict) {
 			connection = linePersists10
 		}
 	}
+	method := string(r.method)
 	body := h.gate.version
 	var denied *denial
 	switch {
@@ -223,17 +225,20 @@ func (h *Handshaker) appendPlain(dst []byte, r *httpRequest) ([]byte, Verdict) {
 	case !isRelayPath(r.path):
 		denied = denyPath
 	}
-	if denied == nil && string(r.method) != "GET" {
+	if denied == nil && method != "GET" && method != "HEAD" {
 		denied = denyMethod
 	}
 	if denied != nil {
-		dst = appendDenial(dst, denied, connection, string(r.method) == "HEAD")
+		dst = appendDenial(dst, denied, connection, method == "HEAD")
 		return dst, Verdict{Next: next, Status: denied.status, Reason: denied.reason}
 	}
 	dst = appendStatusLine(dst, 200)
 	dst = h.appendCORS(dst, r)
 	dst = appendContentHeader(dst, connection, "application/json", len(body))
-	return append(dst, body...), Verdict{Next: next, Status: 200}
+	if method != "HEAD" {
+		dst = append(dst, body...)
+	}
+	return dst, Verdict{Next: next, Status: 200}
 }
 
 // appendCORS lets the pages that may open a WebSocket read the answer too.
