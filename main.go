@@ -62,6 +62,9 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		return 2
 	}
 	if *checkOnly {
+		for _, w := range cfg.Warnings() {
+			fmt.Fprintf(stderr, "relaygate: warning: %s\n", w)
+		}
 		fmt.Fprintln(stdout, "relaygate: the configuration is valid")
 		return 0
 	}
@@ -110,6 +113,9 @@ func spareProcessor(loops int) {
 
 // serve runs the relay until ctx ends.
 func serve(ctx context.Context, cfg server.Config, log *zap.Logger) int {
+	for _, w := range cfg.Warnings() {
+		log.Warn(w)
+	}
 	files, err := server.RaiseFileLimit()
 	if err != nil {
 		log.Warn("cannot raise the open-file limit", zap.Error(err))

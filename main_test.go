@@ -245,6 +245,13 @@ func TestLogLines(t *testing.T) {
 	}
 }
 
+func TestWarningAtStart(t *testing.T) {
+	r := startRelay(t, "CONNECTION_CHECK_INTERVAL=500")
+	if s := r.logs.text(); !strings.Contains(s, `"level":"warn"`) || !strings.Contains(s, "500 without a unit is 500ms") {
+		t.Errorf("log %q, want a warning that 500 is 500ms", s)
+	}
+}
+
 func TestConsoleLog(t *testing.T) {
 	c := command(t, []string{"LOG_FORMAT=console", "PORT=not-free"}, "RELAYGATE")
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -316,6 +323,7 @@ func TestCommandLine(t *testing.T) {
 	}
 	f(nil, "-version", 0, []string{"relaygate v0-test\n"}, nil)
 	f(nil, "-check", 0, []string{"valid"}, nil)
+	f([]string{"CONNECTION_CHECK_INTERVAL=30"}, "-check", 0, []string{"valid"}, []string{"warning: CONNECTION_CHECK_INTERVAL: 30 without a unit is 30ms"})
 	f([]string{"PORT=0x", "MAX_MESSAGE_BYTES=0", "LOG_FORMAT=xml"}, "-check", 2, nil, []string{"PORT: ", "MAX_MESSAGE_BYTES: ", "LOG_FORMAT: "})
 	f([]string{"ADMIN_SECRET=not a token"}, "", 2, nil, []string{"ADMIN_SECRET: "})
 	f(nil, "-nonsense", 2, nil, []string{"-nonsense", "-help"})

@@ -23,7 +23,8 @@ type Gate struct {
 }
 
 // NewGate wants a secret that is a token of RFC 9110, or none: no other can be
-// offered. Origins that are empty or contain "*" allow any.
+// offered. Origins that are empty or contain "*" allow any; a request's is compared
+// with them byte by byte.
 func NewGate(adminSecret string, allowedOrigins []string) *Gate {
 	g := &Gate{
 		secret:    []byte(adminSecret),
