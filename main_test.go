@@ -211,9 +211,15 @@ func TestLogLines(t *testing.T) {
 	a, b := r.join(t, "room", "a", secret), r.join(t, "room", "b", secret)
 	say(t, a, content)
 	hear(t, b, content)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if c, _, err := websocket.Dial(ctx, "ws://"+r.addr+"/v1?relayId=room&peerId=c", nil); err == nil {
+		_ = c.CloseNow()
+		t.Error("let in without the secret")
+	}
 	r.stop(t, syscall.SIGTERM)
 	text := r.logs.text()
-	for _, hidden := range []string{secret, content} {
+	for _, hidden := range []string{secret, content, "NBIO"} { // nbio's own chatter
 		if strings.Contains(text, hidden) {
 			t.Errorf("the log holds %q:\n%s", hidden, text)
 		}
@@ -227,6 +233,9 @@ func TestLogLines(t *testing.T) {
 		}
 		msg, _ := fields["msg"].(string)
 		seen[msg]++
+		if msg == "request refused" && (fields["status"] != 401.0 || fields["reason"] != "secret") {
+			t.Errorf("refused with %v, %v; want the number 401, secret", fields["status"], fields["reason"])
+		}
 		if msg != "started" && msg != "stopped" {
 			continue
 		}
@@ -238,7 +247,7 @@ func TestLogLines(t *testing.T) {
 			t.Errorf("started without open_files, loops or version: %s", line)
 		}
 	}
-	for msg, want := range map[string]int{"started": 1, "stopped": 1, "peer connected": 2, "connection closed": 2} {
+	for msg, want := range map[string]int{"started": 1, "stopped": 1, "peer connected": 2, "request refused": 1, "connection closed": 3} {
 		if seen[msg] != want {
 			t.Errorf("%d lines %q, want %d", seen[msg], msg, want)
 		}

@@ -284,15 +284,15 @@ func (s *Server) panicked(p *peer, reason any, stack []byte) {
 
 var errPanicked = errors.New("panic while handling the connection")
 
-// nbioLogger lets nbio speak through our log. What it calls an error is a
-// client's doing more often than ours.
+// nbioLogger writes nbio's warnings and errors to our log. What else nbio says is
+// about its own pollers, and left out.
 type nbioLogger struct{ log *zap.Logger }
 
 func (n nbioLogger) SetLevel(int) {}
 
 func (n nbioLogger) Debug(format string, v ...any) {}
 
-func (n nbioLogger) Info(format string, v ...any) { n.log.Debug(fmt.Sprintf(format, v...)) }
+func (n nbioLogger) Info(format string, v ...any) {}
 
 func (n nbioLogger) Warn(format string, v ...any) { n.log.Warn(fmt.Sprintf(format, v...)) }
 
