@@ -3,7 +3,8 @@
 GO ?= go
 export CGO_ENABLED ?= 0
 
-VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+# The version stands in main.go. COMMIT=... names the commit where there is no git.
+COMMIT ?= $(shell git describe --always --dirty --abbrev=8 --exclude='*' 2>/dev/null)
 
 # Tools are modules of their own, run at a fixed version.
 GOFUMPT := mvdan.cc/gofumpt@v0.12.0
@@ -24,7 +25,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## bin/relaygate, a static binary
-	$(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/relaygate .
+	$(GO) build -trimpath -ldflags '-s -w -X main.commit=$(COMMIT)' -o bin/relaygate .
 
 run: build ## build and serve on :8080 (the environment configures it)
 	exec bin/relaygate
