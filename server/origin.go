@@ -19,7 +19,10 @@ func parseOrigin(s string) (string, error) {
 	if s == "*" || strings.EqualFold(s, "null") { // sandboxed pages, files
 		return strings.ToLower(s), nil
 	}
-	if strings.ContainsAny(s, " \t\r\n") {
+	switch {
+	case strings.ContainsAny(s, "\"'"): // not every reader of environment files takes them off
+		return "", errors.New("holds quotation marks; no origin has them")
+	case strings.ContainsAny(s, " \t\r\n"):
 		return "", errors.New("holds a blank; origins are separated by commas")
 	}
 	scheme, rest, ok := strings.Cut(s, "://")
