@@ -3,7 +3,8 @@
 GO ?= go
 export CGO_ENABLED ?= 0
 
-VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+# The version stands in main.go. COMMIT=... names the commit where there is no git.
+COMMIT ?= $(shell git describe --always --dirty --abbrev=8 --exclude='*' 2>/dev/null)
 
 # Tools are modules of their own, run at a fixed version.
 GOFUMPT := mvdan.cc/gofumpt@v0.12.0
@@ -12,8 +13,11 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 # The relays that bench compares with are a module of their own, so that the product's stays clean.
 MODULES := . bench/peers
 
-# One test is about a browser: it is built where there is one, and where CI asks for it.
-TAGS := $(if $(CI)$(shell command -v chromium),browser)
+# What README.md's client does is tested in a browser and in Node: each test is built
+# where its program is installed, those of the browser also where CI asks for them.
+# Node's WebSocket is there from version 22 on, before that behind a flag.
+HAS_NODE = $(shell node -p 'typeof WebSocket' 2>/dev/null | grep function || node --experimental-websocket -p 'typeof WebSocket' 2>/dev/null | grep function)
+TAGS = $(if $(CI)$(shell command -v chromium),browser),$(if $(HAS_NODE),node)
 
 FUZZTIME ?= 5s
 CONNS ?= 15000
@@ -24,20 +28,20 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## bin/relaygate, a static binary
-	$(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/relaygate .
+	$(GO) build -trimpath -ldflags '-s -w -X main.commit=$(COMMIT)' -o bin/relaygate .
 
 run: build ## build and serve on :8080 (the environment configures it)
 	exec bin/relaygate
 
 test: ## every test
-	@test -n "$(TAGS)" || echo "chromium is not installed: without the browser test"
+	@case "$(TAGS)" in browser,node) ;; *) echo "without the tests for which chromium or node is not installed" ;; esac
 	@set -e; for m in $(MODULES); do $(GO) -C $$m test -count=1 -tags "$(TAGS)" ./...; done
 
 race: ## every test under the race detector, in random order
 	@set -e; for m in $(MODULES); do CGO_ENABLED=1 $(GO) -C $$m test -count=1 -race -shuffle=on -tags "$(TAGS)" ./...; done
 
 lint: ## go vet, staticcheck, gofumpt
-	@set -e; for m in $(MODULES); do $(GO) -C $$m vet -tags browser ./...; $(GO) -C $$m run $(STATICCHECK) -tags browser ./...; done
+	@set -e; for m in $(MODULES); do $(GO) -C $$m vet -tags browser,node ./...; $(GO) -C $$m run $(STATICCHECK) -tags browser,node ./...; done
 	@unformatted=$$($(GO) run $(GOFUMPT) -l .); test -z "$$unformatted" || { echo "gofumpt would change:"; echo "$$unformatted"; exit 1; }
 
 # Without minimising: Go spends most of a short run on it, and fails if the time is up meanwhile.

@@ -43,10 +43,6 @@ function open(id, onmessage) {
 </script>`
 
 func TestBrowser(t *testing.T) {
-	chromium, err := exec.LookPath("chromium")
-	if err != nil {
-		t.Fatalf("apt-get install chromium: %v", err)
-	}
 	const secret = "s3cret-token"
 	results := make(chan string, 1)
 	mux := http.NewServeMux()
@@ -64,7 +60,7 @@ func TestBrowser(t *testing.T) {
 		default: // the first one counts
 		}
 	})
-	browse(t, chromium, web.URL)
+	browse(t, web.URL)
 	select {
 	case got := <-results:
 		const want = `b pong; b to all; a {"targetPeerId":"peer a","n":1}; b {"targetPeerId":"é+b","n":2}; public false`
@@ -76,9 +72,44 @@ func TestBrowser(t *testing.T) {
 	}
 }
 
+// TestClientInBrowser: README.md's client stays for several heartbeats, and comes
+// back after its connection is cut and further attempts failed.
+func TestClientInBrowser(t *testing.T) {
+	r := startRelay(t, clientEnviron...)
+	g := startGateway(t, r)
+	script := readmeClient(t, g.Addr().String())
+	heard := make(chan string, 16)
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		fmt.Fprintf(w, "<!doctype html><script>console.log = text => fetch('/heard', {method: 'POST', body: text})\n%s</script>", script)
+	})
+	mux.HandleFunc("POST /heard", func(_ http.ResponseWriter, req *http.Request) {
+		b, _ := io.ReadAll(req.Body)
+		heard <- string(b)
+	})
+	web := httptest.NewServer(mux)
+	defer web.Close()
+	w := newWitness(t, r)
+	browse(t, web.URL)
+	r.awaitConnected(t, 2)
+	w.awaitHeartbeats()
+	say(t, w.c, "are you there?")
+	wantHeard(t, "the page", heard, "are you there?")
+	g.cut(2)
+	r.awaitConnected(t, 3)
+	say(t, w.c, "and again?")
+	wantHeard(t, "the page", heard, "and again?")
+	wantNoneEvicted(t, r)
+}
+
 // browse opens a page in a headless browser until the test ends.
-func browse(t *testing.T, chromium, url string) {
+func browse(t *testing.T, url string) {
 	t.Helper()
+	chromium, err := exec.LookPath("chromium")
+	if err != nil {
+		t.Fatalf("apt-get install chromium: %v", err)
+	}
 	c := exec.Command(chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
 		"--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
 		"--remote-debugging-port=0", "--user-data-dir="+t.TempDir(), url)

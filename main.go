@@ -11,6 +11,8 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"runtime/debug"
+	"strings"
 	"syscall"
 	"time"
 
@@ -20,8 +22,12 @@ import (
 	"relaygate/server"
 )
 
-// version is set by the linker, from git.
-var version = "devel"
+// version stands here and nowhere else, since tags do not travel with every copy;
+// CHANGELOG.md says what came with it.
+const version = "0.1.0"
+
+// commit is what make build was run on, set by the linker.
+var commit string
 
 // drainTimeout bounds the time between a signal and the end of the process.
 const drainTimeout = 8 * time.Second
@@ -53,7 +59,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		fmt.Fprintf(stderr, "relaygate: unexpected argument %q; -help lists what there is\n", flags.Arg(0))
 		return 2
 	case *showVersion:
-		fmt.Fprintln(stdout, "relaygate", version)
+		fmt.Fprintf(stdout, "relaygate %s (%s)\n", version, strings.Join(builtFrom(), ", "))
 		return 0
 	}
 	cfg, err := server.ParseConfig(environ)
@@ -62,10 +68,49 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		return 2
 	}
 	if *checkOnly {
+		for _, w := range cfg.Warnings() {
+			fmt.Fprintf(stderr, "relaygate: warning: %s\n", w)
+		}
 		fmt.Fprintln(stdout, "relaygate: the configuration is valid")
 		return 0
 	}
 	return serve(ctx, cfg, newLog(cfg, stderr))
+}
+
+// builtFrom names the commit, if it is known, and Go's version.
+func builtFrom() (parts []string) {
+	if c := revision(); c != "" {
+		parts = append(parts, "commit "+c)
+	}
+	return append(parts, runtime.Version())
+}
+
+// revision is the commit that this was built from, with "-dirty" behind it if files
+// were changed since. go build notes it as well, but in a plain clone only. It is
+// empty where there was no git.
+func revision() string {
+	info, ok := debug.ReadBuildInfo()
+	if commit != "" || !ok {
+		return commit
+	}
+	return noted(info.Settings)
+}
+
+// noted is the commit that go build noted.
+func noted(settings []debug.BuildSetting) (revision string) {
+	dirty := ""
+	for _, s := range settings {
+		switch {
+		case s.Key == "vcs.revision":
+			revision = s.Value[:min(8, len(s.Value))]
+		case s.Key == "vcs.modified" && s.Value == "true":
+			dirty = "-dirty"
+		}
+	}
+	if revision == "" {
+		return ""
+	}
+	return revision + dirty
 }
 
 func usage(w io.Writer) {
@@ -110,6 +155,9 @@ func spareProcessor(loops int) {
 
 // serve runs the relay until ctx ends.
 func serve(ctx context.Context, cfg server.Config, log *zap.Logger) int {
+	for _, w := range cfg.Warnings() {
+		log.Warn(w)
+	}
 	files, err := server.RaiseFileLimit()
 	if err != nil {
 		log.Warn("cannot raise the open-file limit", zap.Error(err))
@@ -125,7 +173,7 @@ func serve(ctx context.Context, cfg server.Config, log *zap.Logger) int {
 		log.Error("cannot start", zap.Error(err))
 		return 1
 	}
-	log.Info("started", zap.String("version", version), zap.Stringer("address", s.Addr()),
+	log.Info("started", zap.String("version", version), zap.String("commit", revision()), zap.Stringer("address", s.Addr()),
 		zap.Int("loops", s.Loops()), zap.Uint64("open_files", files), zap.Object("settings", cfg))
 	<-ctx.Done()
 

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -30,7 +29,7 @@ var binary = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	path := filepath.Join(dir, "relaygate")
-	build := exec.Command("go", "build", "-ldflags", "-X main.version=v0-test", "-o", path, ".")
+	build := exec.Command("go", "build", "-ldflags", "-X main.commit=abcdef12", "-o", path, ".")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("%w: %s", err, out)
@@ -211,9 +210,15 @@ func TestLogLines(t *testing.T) {
 	a, b := r.join(t, "room", "a", secret), r.join(t, "room", "b", secret)
 	say(t, a, content)
 	hear(t, b, content)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if c, _, err := websocket.Dial(ctx, "ws://"+r.addr+"/v1?relayId=room&peerId=c", nil); err == nil {
+		_ = c.CloseNow()
+		t.Error("let in without the secret")
+	}
 	r.stop(t, syscall.SIGTERM)
 	text := r.logs.text()
-	for _, hidden := range []string{secret, content} {
+	for _, hidden := range []string{secret, content, "NBIO"} { // nbio's own chatter
 		if strings.Contains(text, hidden) {
 			t.Errorf("the log holds %q:\n%s", hidden, text)
 		}
@@ -227,6 +232,9 @@ func TestLogLines(t *testing.T) {
 		}
 		msg, _ := fields["msg"].(string)
 		seen[msg]++
+		if msg == "request refused" && (fields["status"] != 401.0 || fields["reason"] != "secret") {
+			t.Errorf("refused with %v, %v; want the number 401, secret", fields["status"], fields["reason"])
+		}
 		if msg != "started" && msg != "stopped" {
 			continue
 		}
@@ -234,14 +242,21 @@ func TestLogLines(t *testing.T) {
 		if settings["MAX_MESSAGE_BYTES"] != 4096.0 || settings["ADMIN_SECRET"] != "***" {
 			t.Errorf("%s names the settings %v, want MAX_MESSAGE_BYTES 4096 and a hidden ADMIN_SECRET", msg, settings)
 		}
-		if msg == "started" && (fields["open_files"] == nil || fields["loops"] == nil || fields["version"] != "v0-test") {
-			t.Errorf("started without open_files, loops or version: %s", line)
+		if msg == "started" && (fields["open_files"] == nil || fields["loops"] == nil || fields["version"] != version || fields["commit"] != "abcdef12") {
+			t.Errorf("started without open_files, loops, version or commit: %s", line)
 		}
 	}
-	for msg, want := range map[string]int{"started": 1, "stopped": 1, "peer connected": 2, "connection closed": 2} {
+	for msg, want := range map[string]int{"started": 1, "stopped": 1, "peer connected": 2, "request refused": 1, "connection closed": 3} {
 		if seen[msg] != want {
 			t.Errorf("%d lines %q, want %d", seen[msg], msg, want)
 		}
+	}
+}
+
+func TestWarningAtStart(t *testing.T) {
+	r := startRelay(t, "CONNECTION_CHECK_INTERVAL=500")
+	if s := r.logs.text(); !strings.Contains(s, `"level":"warn"`) || !strings.Contains(s, "500 without a unit is 500ms") {
+		t.Errorf("log %q, want a warning that 500 is 500ms", s)
 	}
 }
 
@@ -289,41 +304,6 @@ func TestTooFewDescriptorsForTheLoops(t *testing.T) {
 			t.Errorf("with %d descriptors: exit status %d, want 1, and the reason: %s", limit, c.ProcessState.ExitCode(), out)
 		}
 	}
-}
-
-func TestCommandLine(t *testing.T) {
-	f := func(environ []string, args string, status int, wantOut, wantErr []string) {
-		t.Helper()
-		c := command(t, environ, append([]string{"RELAYGATE"}, strings.Fields(args)...)...)
-		var stdout, stderr bytes.Buffer
-		c.Stdout, c.Stderr = &stdout, &stderr
-		_ = c.Run()
-		if got := c.ProcessState.ExitCode(); got != status {
-			t.Errorf("relaygate %s with %v: exit status %d, want %d", args, environ, got, status)
-		}
-		check := func(name, text string, want []string) {
-			if want == nil && text != "" {
-				t.Errorf("relaygate %s: %s is %q, want nothing", args, name, text)
-			}
-			for _, w := range want {
-				if !strings.Contains(text, w) {
-					t.Errorf("relaygate %s: %s is %q, want %q in it", args, name, text, w)
-				}
-			}
-		}
-		check("standard output", stdout.String(), wantOut)
-		check("standard error", stderr.String(), wantErr)
-	}
-	f(nil, "-version", 0, []string{"relaygate v0-test\n"}, nil)
-	f(nil, "-check", 0, []string{"valid"}, nil)
-	f([]string{"PORT=0x", "MAX_MESSAGE_BYTES=0", "LOG_FORMAT=xml"}, "-check", 2, nil, []string{"PORT: ", "MAX_MESSAGE_BYTES: ", "LOG_FORMAT: "})
-	f([]string{"ADMIN_SECRET=not a token"}, "", 2, nil, []string{"ADMIN_SECRET: "})
-	f(nil, "-nonsense", 2, nil, []string{"-nonsense", "-help"})
-	f(nil, "serve", 2, nil, []string{`"serve"`})
-	f(nil, "-help", 0, []string{
-		"HOST", "PORT (default: 8080)", "ADMIN_SECRET", "ALLOWED_ORIGINS", "CONNECTION_CHECK_INTERVAL (default: 30000)", "milliseconds",
-		"HANDSHAKE_TIMEOUT (default: 10s)", "MAX_MESSAGE_BYTES (default: 1048576)", "MAX_QUEUE_BYTES", "EVENT_LOOPS (default: 0)", "LOG_LEVEL (default: info)", "LOG_FORMAT (default: json)",
-	}, nil)
 }
 
 // TestDescriptorsRunOut: the relay serves those it has, says so at most once a

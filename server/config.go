@@ -3,6 +3,7 @@ package server
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"reflect"
 	"runtime"
@@ -19,9 +20,9 @@ import (
 // messages read them.
 type Config struct {
 	Host           string        `env:"HOST" help:"address to listen on; none means all"`
-	Port           uint16        `env:"PORT" envDefault:"8080" help:"TCP port to listen on, 0 to 65535; 0 takes a free one"`
+	Port           int           `env:"PORT" envDefault:"8080" help:"TCP port to listen on, 0 to 65535; 0 takes a free one"`
 	AdminSecret    Secret        `env:"ADMIN_SECRET" help:"peers must offer it in Sec-WebSocket-Protocol; none lets everybody in"`
-	AllowedOrigins []string      `env:"ALLOWED_ORIGINS" help:"comma-separated origins that pages may connect from; none or * means any"`
+	AllowedOrigins []string      `env:"ALLOWED_ORIGINS" help:"comma-separated origins that pages may connect from, such as https://example.com; none or * means any"`
 	CheckInterval  Interval      `env:"CONNECTION_CHECK_INTERVAL" envDefault:"30000" help:"time between two pings; who says nothing in between is closed; milliseconds, or a duration such as 30s; 10ms to 24h"`
 	HandshakeTime  Interval      `env:"HANDSHAKE_TIMEOUT" envDefault:"10s" help:"time from accept to the complete request header; milliseconds, or a duration; 100ms to 1h"`
 	MaxMessage     int           `env:"MAX_MESSAGE_BYTES" envDefault:"1048576" help:"largest message, in bytes; 1 to 67108864"`
@@ -29,19 +30,9 @@ type Config struct {
 	EventLoops     int           `env:"EVENT_LOOPS" envDefault:"0" help:"number of event loops, 1 to 1024; 0 means one for each core that Go may use"`
 	LogLevel       zapcore.Level `env:"LOG_LEVEL" envDefault:"info" help:"debug, info, warn or error; debug logs every connection"`
 	LogFormat      LogFormat     `env:"LOG_FORMAT" envDefault:"json" help:"json or console"`
-}
 
-// Limits of the settings.
-const (
-	minCheckInterval = 10 * time.Millisecond
-	maxCheckInterval = 24 * time.Hour
-	minHandshake     = 100 * time.Millisecond
-	maxHandshake     = time.Hour
-	maxMaxMessage    = 64 << 20
-	queueHeadroom    = 64 << 10 // what MAX_QUEUE_BYTES must exceed MAX_MESSAGE_BYTES by
-	maxMaxQueue      = 1 << 30
-	maxEventLoops    = 1024
-)
+	warnings []string
+}
 
 // Secret is a text that no log shows.
 type Secret string
@@ -60,7 +51,12 @@ type Interval time.Duration
 // UnmarshalText parses "30000", in milliseconds, or "30s".
 func (d *Interval) UnmarshalText(text []byte) error {
 	s := string(text)
-	if ms, err := strconv.ParseUint(s, 10, 40); err == nil {
+	if isNumber(s) {
+		ms, err := strconv.ParseInt(s, 10, 64)
+		if err != nil || ms > int64(math.MaxInt64/time.Millisecond) {
+			*d = math.MaxInt64 // too long in any case
+			return nil
+		}
 		*d = Interval(time.Duration(ms) * time.Millisecond)
 		return nil
 	}
@@ -77,9 +73,9 @@ func (d Interval) String() string { return time.Duration(d).String() }
 // LogFormat is json or console.
 type LogFormat string
 
-// UnmarshalText refuses anything else.
+// UnmarshalText refuses anything else. It takes capitals too, as LOG_LEVEL does.
 func (f *LogFormat) UnmarshalText(text []byte) error {
-	switch s := string(text); s {
+	switch s := strings.ToLower(string(text)); s {
 	case "json", "console":
 		*f = LogFormat(s)
 		return nil
@@ -87,9 +83,24 @@ func (f *LogFormat) UnmarshalText(text []byte) error {
 	return errors.New("neither json nor console")
 }
 
+// isNumber reports whether s is of digits alone.
+func isNumber(s string) bool {
+	return s != "" && strings.Trim(s, "0123456789") == ""
+}
+
+// parseNumber reads a whole number. One that is too large for an int becomes the
+// largest, so that check can tell the range.
+func parseNumber(s string) (any, error) {
+	if !isNumber(strings.TrimPrefix(s, "-")) {
+		return nil, errors.New("not a whole number")
+	}
+	n, _ := strconv.Atoi(s)
+	return n, nil
+}
+
 // Address returns what to listen on, as host:port.
 func (c *Config) Address() string {
-	return net.JoinHostPort(c.Host, strconv.Itoa(int(c.Port)))
+	return net.JoinHostPort(c.Host, strconv.Itoa(c.Port))
 }
 
 // Loops returns the number of event loops: EVENT_LOOPS or, where that is 0, one for
@@ -114,18 +125,17 @@ func ParseConfig(environ []string) (Config, error) {
 			set[k] = v
 		}
 	}
-	cfg, err := env.ParseAsWithOptions[Config](env.Options{Environment: set})
-	faults := namedFaults(err, set)
-	failed := make(map[string]bool)
+	cfg, err := env.ParseAsWithOptions[Config](env.Options{
+		Environment: set,
+		FuncMap:     map[reflect.Type]env.ParserFunc{reflect.TypeFor[int](): parseNumber},
+	})
+	faults := unreadable(err, set)
+	c := check{set: set, unread: make(map[string]bool)}
 	for _, f := range faults {
-		failed[f.variable] = true
+		c.unread[f.variable] = true
 	}
-	_, queueIsSet := set["MAX_QUEUE_BYTES"]
-	for _, f := range cfg.check(queueIsSet) {
-		if !failed[f.variable] { // a value that could not be read need not be judged too
-			faults = append(faults, f)
-		}
-	}
+	c.all(&cfg)
+	faults = append(faults, c.faults...)
 	if len(faults) == 0 {
 		return cfg, nil
 	}
@@ -136,13 +146,19 @@ func ParseConfig(environ []string) (Config, error) {
 	return Config{}, errors.Join(joined...)
 }
 
+// Warnings returns what is valid and most likely not meant, each beginning with the
+// variable's name.
+func (c Config) Warnings() []string { return c.warnings }
+
+var errNoLevel = errors.New("none of debug, info, warn and error")
+
 // fault is what is wrong with one variable.
 type fault struct{ variable, text string }
 
 func (f fault) Error() string { return f.variable + ": " + f.text }
 
-// namedFaults translates the library's errors, which name the struct's fields.
-func namedFaults(err error, set map[string]string) []fault {
+// unreadable translates the library's errors, which name the struct's fields.
+func unreadable(err error, set map[string]string) []fault {
 	var all env.AggregateError
 	if err == nil {
 		return nil
@@ -162,62 +178,10 @@ func namedFaults(err error, set map[string]string) []fault {
 			variable = f.Tag.Get("env")
 		}
 		why := pe.Err
-		var num *strconv.NumError
-		if errors.As(why, &num) {
-			why = fmt.Errorf("not a whole number in range (%w)", num.Err)
+		if variable == "LOG_LEVEL" {
+			why = errNoLevel
 		}
-		faults = append(faults, fault{variable, fmt.Sprintf("%q: %v", set[variable], why)})
-	}
-	return faults
-}
-
-// check judges what was read, and fills in the default that depends on another
-// setting.
-func (c *Config) check(queueIsSet bool) []fault {
-	var faults []fault
-	bad := func(variable, format string, args ...any) {
-		faults = append(faults, fault{variable, fmt.Sprintf(format, args...)})
-	}
-	if c.Host != "" && net.ParseIP(c.Host) == nil && strings.ContainsAny(c.Host, ":/ []") {
-		bad("HOST", "%q: neither an IP address nor a host name", c.Host)
-	}
-	for i := range len(c.AdminSecret) {
-		if !isTokenOctet(c.AdminSecret[i]) {
-			bad("ADMIN_SECRET", "holds a character that no browser can send in Sec-WebSocket-Protocol; allowed are letters, digits and !#$%%&'*+-.^_`|~")
-			break
-		}
-	}
-	var origins []string
-	for _, o := range c.AllowedOrigins {
-		if o = strings.TrimSpace(o); o != "" {
-			origins = append(origins, o)
-		}
-	}
-	if len(c.AllowedOrigins) > 0 && len(origins) == 0 {
-		bad("ALLOWED_ORIGINS", "%q: names no origin", strings.Join(c.AllowedOrigins, ","))
-	}
-	c.AllowedOrigins = origins
-	if v := time.Duration(c.CheckInterval); v < minCheckInterval || v > maxCheckInterval {
-		bad("CONNECTION_CHECK_INTERVAL", "%v: not from %v to %v", v, minCheckInterval, maxCheckInterval)
-	}
-	if v := time.Duration(c.HandshakeTime); v < minHandshake || v > maxHandshake {
-		bad("HANDSHAKE_TIMEOUT", "%v: not from %v to %v", v, minHandshake, maxHandshake)
-	}
-	if c.MaxMessage < 1 || c.MaxMessage > maxMaxMessage {
-		bad("MAX_MESSAGE_BYTES", "%d: not from 1 to %d", c.MaxMessage, maxMaxMessage)
-	}
-	least := c.MaxMessage + queueHeadroom
-	switch {
-	case !queueIsSet:
-		c.MaxQueue = max(least, 1<<20)
-	case c.MaxQueue < least || c.MaxQueue > maxMaxQueue:
-		bad("MAX_QUEUE_BYTES", "%d: not from %d (MAX_MESSAGE_BYTES + %d) to %d", c.MaxQueue, least, queueHeadroom, maxMaxQueue)
-	}
-	if c.EventLoops < 0 || c.EventLoops > maxEventLoops {
-		bad("EVENT_LOOPS", "%d: not from 0 to %d", c.EventLoops, maxEventLoops)
-	}
-	if c.LogLevel < zapcore.DebugLevel || c.LogLevel > zapcore.ErrorLevel {
-		bad("LOG_LEVEL", "%v: not debug, info, warn or error", c.LogLevel)
+		faults = append(faults, fault{variable, fmt.Sprintf("%q is %v", set[variable], why)})
 	}
 	return faults
 }
@@ -235,10 +199,11 @@ func Usage() string {
 	return b.String()
 }
 
+// fields are those that a variable sets.
 func fields() func(yield func(reflect.StructField) bool) {
 	return func(yield func(reflect.StructField) bool) {
 		for _, f := range reflect.VisibleFields(reflect.TypeFor[Config]()) {
-			if !yield(f) {
+			if f.IsExported() && !yield(f) {
 				return
 			}
 		}

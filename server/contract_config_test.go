@@ -63,6 +63,8 @@ func TestConfigValid(t *testing.T) {
 	f("HOST", "0.0.0.0", address, "0.0.0.0:8080")
 	f("HOST", "localhost", address, "localhost:8080")
 	f("HOST", "relay.example.com", address, "relay.example.com:8080")
+	f("HOST", "fe80::1%eth0", address, "[fe80::1%eth0]:8080")
+	f("HOST", "my_relay-1.", address, "my_relay-1.:8080")
 	f("PORT", "0", address, ":0")
 	f("PORT", "1", address, ":1")
 	f("PORT", "65535", address, ":65535")
@@ -119,6 +121,9 @@ func TestConfigValid(t *testing.T) {
 	format := func(c Config) any { return string(c.LogFormat) }
 	f("LOG_FORMAT", "json", format, "json")
 	f("LOG_FORMAT", "console", format, "console")
+	f("LOG_FORMAT", "JSON", format, "json")
+	f("LOG_FORMAT", "Console", format, "console")
+	f("LOG_LEVEL", "INFO", level, "info")
 }
 
 func TestConfigInvalid(t *testing.T) {
@@ -133,8 +138,9 @@ func TestConfigInvalid(t *testing.T) {
 			}
 		}
 	}
-	f("HOST", "a b", ":80", "127.0.0.1:80", "[::1]", "http://a", "a/b", " ")
-	f("PORT", "-1", "65536", "80a", "0x50", "+80", "8080.0", " 80", "http")
+	f("HOST", "a b", ":80", "127.0.0.1:80", "[::1]", "http://a", "a/b", " ", "127.0.0.256", "127.1", "a..b", ".", "-a", "a-.b", "a,b", "é",
+		"a@b", "::1%", strings.Repeat("a", 64), strings.Repeat("a.", 127)+"a")
+	f("PORT", "-1", "99999999999999999999", "1e3", "65536", "80a", "0x50", "+80", "8080.0", " 80", "http")
 	f("ADMIN_SECRET", "a b", "a,b", "a\"b", "(a)", "é", "a\tb", "a/b", "a=", "a:b", " ")
 	f("ALLOWED_ORIGINS", ",", " ", " , ,")
 	f("CONNECTION_CHECK_INTERVAL", "0", "9", "-1", "-30s", "9ms", "24h1ms", "86400001", "1.5", "1e4", "30 s", "thirty", "30S",
@@ -144,7 +150,7 @@ func TestConfigInvalid(t *testing.T) {
 	f("MAX_QUEUE_BYTES", "0", "-1", "1", "1048576", "1114111", "1073741825", "2MiB", "99999999999999999999")
 	f("EVENT_LOOPS", "-1", "1025", "auto", "1.0")
 	f("LOG_LEVEL", "dpanic", "panic", "fatal", "trace", "verbose", "1")
-	f("LOG_FORMAT", "text", "JSON", "xml", "json,console")
+	f("LOG_FORMAT", "text", "xml", "jsn", "json,console")
 }
 
 // The queue must have room for the largest message.
@@ -162,6 +168,58 @@ func TestConfigQueueHoldsMessage(t *testing.T) {
 	f(1000, 66535, "MAX_QUEUE_BYTES")
 	f(64<<20, 64<<20+64<<10, "")
 	f(64<<20, 64<<20+64<<10-1, "MAX_QUEUE_BYTES")
+}
+
+// A fault says what was written, and what may be.
+func TestConfigFaults(t *testing.T) {
+	f := func(want string, environ ...string) {
+		t.Helper()
+		if _, err := ParseConfig(environ); err == nil || err.Error() != want {
+			t.Errorf("%q: %v\nwant %s", environ, err, want)
+		}
+	}
+	f("PORT: 99999 is not from 0 to 65535", "PORT=99999")
+	f("PORT: -1 is not from 0 to 65535", "PORT=-1")
+	f(`PORT: "http" is not a whole number`, "PORT=http")
+	f(`HOST: "a b" is neither an IP address nor a host name`, "HOST=a b")
+	f("CONNECTION_CHECK_INTERVAL: 5 (milliseconds) is not from 10ms to 24h", "CONNECTION_CHECK_INTERVAL=5")
+	f("CONNECTION_CHECK_INTERVAL: 99999999999999999999 (milliseconds) is not from 10ms to 24h", "CONNECTION_CHECK_INTERVAL=99999999999999999999")
+	f("HANDSHAKE_TIMEOUT: 2h is not from 100ms to 1h", "HANDSHAKE_TIMEOUT=2h")
+	f(`HANDSHAKE_TIMEOUT: "ten" is neither a number of milliseconds nor a duration such as 30s`, "HANDSHAKE_TIMEOUT=ten")
+	f("MAX_MESSAGE_BYTES: 0 is not from 1 to 67108864", "MAX_MESSAGE_BYTES=0")
+	f("MAX_MESSAGE_BYTES: 99999999999999999999 is not from 1 to 67108864", "MAX_MESSAGE_BYTES=99999999999999999999")
+	f("MAX_QUEUE_BYTES: 1000 is not from 1114112 (MAX_MESSAGE_BYTES + 65536) to 1073741824", "MAX_QUEUE_BYTES=1000")
+	f("EVENT_LOOPS: 1025 is not from 0 to 1024", "EVENT_LOOPS=1025")
+	f(`LOG_LEVEL: "trace" is none of debug, info, warn and error`, "LOG_LEVEL=trace")
+	f(`LOG_LEVEL: "fatal" is none of debug, info, warn and error`, "LOG_LEVEL=fatal")
+	f(`LOG_FORMAT: "xml" is neither json nor console`, "LOG_FORMAT=xml")
+
+	// One fault is not reported through another.
+	f("MAX_MESSAGE_BYTES: 999999999 is not from 1 to 67108864", "MAX_MESSAGE_BYTES=999999999", "MAX_QUEUE_BYTES=100000")
+	f(`MAX_MESSAGE_BYTES: "1MiB" is not a whole number`, "MAX_MESSAGE_BYTES=1MiB", "MAX_QUEUE_BYTES=100000")
+	f("MAX_MESSAGE_BYTES: 0 is not from 1 to 67108864\nMAX_QUEUE_BYTES: 65536 is not from 65537 to 1073741824",
+		"MAX_MESSAGE_BYTES=0", "MAX_QUEUE_BYTES=65536")
+}
+
+// A small number without a unit is taken as it is, but most likely not meant so.
+func TestConfigWarnings(t *testing.T) {
+	f := func(variable, value, want string) {
+		t.Helper()
+		c, err := ParseConfig([]string{variable + "=" + value})
+		if err != nil {
+			t.Errorf("%s=%s: %v", variable, value, err)
+		} else if got := strings.Join(c.Warnings(), "; "); got != want {
+			t.Errorf("%s=%s warns %q, want %q", variable, value, got, want)
+		}
+	}
+	const interval, timeout = "CONNECTION_CHECK_INTERVAL", "HANDSHAKE_TIMEOUT"
+	f(interval, "30", interval+": 30 without a unit is 30ms; write 30s if seconds are meant, 30ms if not")
+	f(interval, "999", interval+": 999 without a unit is 999ms; write 999s if seconds are meant, 999ms if not")
+	f(timeout, "100", timeout+": 100 without a unit is 100ms; write 100s if seconds are meant, 100ms if not")
+	f(interval, "1000", "")
+	f(interval, "30ms", "")
+	f(interval, "0.5s", "")
+	f(timeout, "", "")
 }
 
 // faultNames returns the variables that the lines of err begin with.

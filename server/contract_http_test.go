@@ -6,13 +6,14 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
 )
 
 // The contract's first table and its checks of an upgrade, over sockets. Whose
-// bytes are refused how is handshake_test.go's; here it matters that the answer
+// bytes are refused how is package upgrade's; here it matters that the answer
 // arrives, and what becomes of the connection.
 
 // plainRequest is a request that asks for no upgrade, with further header lines.
@@ -31,7 +32,7 @@ func TestHTTPPlain(t *testing.T) {
 			if res.StatusCode != wantStatus || wantBody != "" && body != wantBody {
 				t.Errorf("%s %s: %d %q, want %d %q", method, target, res.StatusCode, body, wantStatus, wantBody)
 			}
-			if allow := res.Header.Get("Allow"); (allow == "GET") != (wantStatus == 405) {
+			if allow := res.Header.Get("Allow"); (allow == "GET, HEAD") != (wantStatus == 405) {
 				t.Errorf("%s %s: Allow is %q", method, target, allow)
 			}
 		}
@@ -46,11 +47,37 @@ func TestHTTPPlain(t *testing.T) {
 	f(public, "GET", "/v1/x", 404, "no such path\n")
 	f(public, "POST", "/favicon.ico", 404, "no such path\n")
 
-	f(public, "POST", "/", 405, "only GET is served here\n")
-	f(public, "PUT", "/v1", 405, "only GET is served here\n")
-	f(public, "DELETE", "/v1/", 405, "only GET is served here\n")
-	f(public, "OPTIONS", "/v1", 405, "only GET is served here\n")
-	f(public, "HEAD", "/", 405, "")
+	f(public, "POST", "/", 405, "only GET and HEAD are served here\n")
+	f(public, "PUT", "/v1", 405, "only GET and HEAD are served here\n")
+	f(public, "DELETE", "/v1/", 405, "only GET and HEAD are served here\n")
+	f(public, "OPTIONS", "/v1", 405, "only GET and HEAD are served here\n")
+}
+
+// A HEAD is answered with the header of a GET, and nothing behind it: the answer
+// to the next request follows.
+func TestHTTPHead(t *testing.T) {
+	f := func(s *Server, target string, lines ...string) {
+		t.Helper()
+		c := dial(t, s)
+		c.send([]byte(plainRequest("GET", target, lines...)), []byte(plainRequest("HEAD", target, lines...)),
+			[]byte(plainRequest("GET", target, lines...)))
+		get, body := c.response()
+		head, none := c.responseTo("HEAD")
+		again, _ := c.response()
+		if head.StatusCode != get.StatusCode || !reflect.DeepEqual(head.Header, get.Header) || again.StatusCode != get.StatusCode || none != "" {
+			t.Errorf("%s: HEAD is answered with %d %v %q; GET with %d %v, and once more with %d",
+				target, head.StatusCode, head.Header, none, get.StatusCode, get.Header, again.StatusCode)
+		}
+		if int(head.ContentLength) != len(body) || len(body) == 0 {
+			t.Errorf("HEAD %s: Content-Length is %d, the body of GET has %d bytes", target, head.ContentLength, len(body))
+		}
+	}
+	public, private := start(t), start(t, "ADMIN_SECRET=hunter2", "ALLOWED_ORIGINS=https://a.example")
+	for _, target := range []string{"/", "/v1", "/v1/", "/v1?relayId=r&peerId=p", "/v2"} {
+		f(public, target)
+		f(private, target, "Origin: https://a.example")
+		f(private, target, "Origin: https://b.example")
+	}
 }
 
 func TestHTTPGreeting(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strings"
 	"testing"
 	"time"
 )
@@ -32,6 +33,18 @@ func dial(t testing.TB, s *Server) *raw {
 		t.Fatal(err)
 	}
 	return &raw{t, c.(*net.TCPConn), bufio.NewReader(c)}
+}
+
+const (
+	goodTarget  = "/v1?relayId=r&peerId=p"
+	goodKey     = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
+	goodVersion = "Sec-WebSocket-Version: 13"
+)
+
+// upgradeWith is a minimal upgrade of target, with further header lines.
+func upgradeWith(target string, lines ...string) string {
+	return "GET " + target + " HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n" +
+		strings.Join(append(lines, "\r\n"), "\r\n")
 }
 
 // upgradeRequest is a browser's, in short. lines are further header lines.

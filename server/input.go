@@ -8,7 +8,7 @@ import "sync"
 type input struct {
 	part    *buffer // the beginning of a header block or of a frame
 	need    int     // size of the frame in part, header included; 0 while the header is incomplete
-	scanned int     // how much of a header block in part has been searched for its end
+	scanned int     // how much of a header block in part upgrade.Handshaker has seen
 
 	later     *buffer // what came behind what the peer's turn ended with
 	laterFrom int     // how much of it has been handled

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"relaygate/router"
+	"relaygate/server/upgrade"
 )
 
 const (
@@ -55,20 +56,20 @@ type loop struct {
 	poll *pollset
 
 	// Owned by the loop's goroutine.
-	events   []unix.EpollEvent
-	peers    []*peer        // by slot; nil where the slot is free
-	free     []int32        // slots
-	freed    []int32        // slots that are free when the round is over
-	turns    []*peer        // not read to the end, in the order of their turns
-	noted    []*router.Room // to be flushed in the next round
-	due      []*router.Room // to be flushed in this round
-	in       []byte         // what receive fills
-	out      []byte         // replies to the peer that is being served
-	work     int            // what is left of turnWork for that peer
-	answered bool           // a request of its has been answered, and another may follow
-	scratch  router.Scratch
-	peeker   router.Peeker
-	answerer *handshaker
+	events     []unix.EpollEvent
+	peers      []*peer        // by slot; nil where the slot is free
+	free       []int32        // slots
+	freed      []int32        // slots that are free when the round is over
+	turns      []*peer        // not read to the end, in the order of their turns
+	noted      []*router.Room // to be flushed in the next round
+	due        []*router.Room // to be flushed in this round
+	in         []byte         // what receive fills
+	out        []byte         // replies to the peer that is being served
+	work       int            // what is left of turnWork for that peer
+	answered   bool           // a request of its has been answered, and another may follow
+	scratch    router.Scratch
+	peeker     router.Peeker
+	handshaker *upgrade.Handshaker
 
 	// Owned by the loop's goroutine: memory for the next turns, noted and posted.
 	again   []*peer
@@ -80,9 +81,9 @@ type loop struct {
 	stopped bool // nothing is posted any more
 }
 
-func newLoop(s *Server, h *handshaker) *loop {
+func newLoop(s *Server, h *upgrade.Handshaker) *loop {
 	return &loop{
-		srv: s, answerer: h,
+		srv: s, handshaker: h,
 		events: make([]unix.EpollEvent, maxEvents),
 		peers:  make([]*peer, firstPeerSlot),
 		in:     make([]byte, largeReadBytes),

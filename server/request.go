@@ -1,30 +1,27 @@
 package server
 
-import "go.uber.org/zap"
+import (
+	"go.uber.org/zap"
 
-// head answers the request at the beginning of data or, if a part of one came before, the rest of it. It
-// keeps what is incomplete, and returns what follows.
+	"relaygate/server/upgrade"
+)
+
+// head answers the request at the beginning of data or, if a part of one came before, the rest of it. It keeps
+// what is incomplete, and returns what follows.
 func (l *loop) head(p *peer, data []byte) (rest []byte) {
 	l.work -= requestWork
-	block, had := data, 0
+	block, had, seen := data, 0, 0
 	if p.in != nil && p.in.part != nil {
 		in := p.in
-		had = len(in.part.b)
-		in.part = appendTo(in.part, data[:min(len(data), maxHeadBytes-had)], maxHeadBytes)
+		had, seen = len(in.part.b), in.scanned
+		in.part = appendTo(in.part, data[:min(len(data), upgrade.MaxHeadBytes-had)], upgrade.MaxHeadBytes)
 		block = in.part.b
 	}
-	scanned := 0
-	if had > 0 {
-		scanned = p.in.scanned
-	}
-	n, denied := headEnd(block, scanned)
-	switch {
-	case denied != nil:
-		l.refuse(p, denied)
-		return nil
-	case n > 0:
-		l.answer(p, block[:n])
-		if had > 0 && p.in != nil {
+	answer, n, v := l.handshaker.Answer(l.out, block, seen)
+	l.out = answer
+	if n > 0 {
+		l.answer(p, v)
+		if had > 0 && p.in != nil { // answering may have released all of it
 			p.in.dropPart()
 		}
 		return data[n-had:]
@@ -37,18 +34,19 @@ func (l *loop) head(p *peer, data []byte) (rest []byte) {
 	return nil
 }
 
-// answer answers one complete request.
-func (l *loop) answer(p *peer, head []byte) {
-	var v verdict
-	l.out, v = l.answerer.appendAnswer(l.out, head)
+// answer does what follows the answer to a request, which is in out.
+func (l *loop) answer(p *peer, v upgrade.Verdict) {
 	l.srv.stats.answered(v)
-	switch v.next {
-	case keepAlive:
+	switch v.Next {
+	case upgrade.KeepAlive:
 		l.answered = true
-	case closing:
-		l.lastAnswer(p, v)
-	case upgraded:
-		p.open(v.relayID, v.peerID, l.out)
+	case upgrade.Closing:
+		l.logRefused(p, v)
+		p.cause = closedHTTP
+		l.finish(p, l.out)
+		l.out = l.out[:0]
+	case upgrade.Upgraded:
+		p.open(v.RelayID, v.PeerID, l.out)
 		l.out = l.out[:0]
 		if e := l.srv.log.Check(zap.DebugLevel, "peer connected"); e != nil {
 			e.Write(zap.Stringer("remote", p.remoteAddr()), zap.String("relay_id", p.Room().ID()), zap.String("peer_id", p.ID()))
@@ -56,22 +54,11 @@ func (l *loop) answer(p *peer, head []byte) {
 	}
 }
 
-// refuse answers what is no request.
-func (l *loop) refuse(p *peer, d *denial) {
-	var v verdict
-	l.out, v = appendRefusal(l.out, d)
-	l.srv.stats.answered(v)
-	l.lastAnswer(p, v)
-}
-
-// lastAnswer sends the answers gathered in out, after which p is closed.
-func (l *loop) lastAnswer(p *peer, v verdict) {
-	if v.reason != "" {
-		if e := l.srv.log.Check(zap.DebugLevel, "request refused"); e != nil {
-			e.Write(zap.Stringer("remote", p.remoteAddr()), zap.String("reason", string(v.reason)), zap.Int("status", v.status))
-		}
+func (l *loop) logRefused(p *peer, v upgrade.Verdict) {
+	if v.Reason == "" {
+		return
 	}
-	p.cause = closedHTTP
-	l.finish(p, l.out)
-	l.out = l.out[:0]
+	if e := l.srv.log.Check(zap.DebugLevel, "request refused"); e != nil {
+		e.Write(zap.Stringer("remote", p.remoteAddr()), zap.String("reason", string(v.Reason)), zap.Int("status", v.Status))
+	}
 }

@@ -18,6 +18,8 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
+
+	"relaygate/server/upgrade"
 )
 
 func descriptors(t *testing.T) int {
@@ -205,8 +207,8 @@ func TestPanicEndsOneConnection(t *testing.T) {
 	victim := dial(t, s)
 	eventually(t, "the connection is accepted", func() bool { return len(s.wheels[phaseHead].All()) == 1 })
 	p := s.wheels[phaseHead].All()[0]
-	var answerer *handshaker
-	p.inLoop(func(l *loop) { answerer, l.answerer = l.answerer, nil })
+	var handshaker *upgrade.Handshaker
+	p.inLoop(func(l *loop) { handshaker, l.handshaker = l.handshaker, nil })
 	victim.send([]byte(upgradeRequest("r", "victim")))
 	if _, err := io.ReadAll(victim.in); err != nil && !strings.Contains(err.Error(), "reset") {
 		t.Errorf("the victim saw %v, want the end", err)
@@ -215,7 +217,7 @@ func TestPanicEndsOneConnection(t *testing.T) {
 	if all := logged.FilterMessage("panic").All(); len(all) != 1 || !strings.Contains(string(all[0].ContextMap()["stack"].(string)), "serve") {
 		t.Errorf("logged %v, want one panic with its stack", all)
 	}
-	p.inLoop(func(l *loop) { l.answerer = answerer })
+	p.inLoop(func(l *loop) { l.handshaker = handshaker })
 	say(t, other, "ping")
 	hear(t, other, "pong")
 	other.CloseNow()

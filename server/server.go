@@ -22,6 +22,7 @@ import (
 
 	"relaygate/health"
 	"relaygate/router"
+	"relaygate/server/upgrade"
 )
 
 // deadlineSlots is the number of slots of the wheels that watch deadlines: they come up to 1/31 late, never
@@ -128,9 +129,9 @@ func (s *Server) age(p *peer) time.Duration {
 
 // startLoops starts the event loops.
 func (s *Server) startLoops() error {
-	gate := newGate(string(s.cfg.AdminSecret), s.cfg.AllowedOrigins)
+	gate := upgrade.NewGate(string(s.cfg.AdminSecret), s.cfg.AllowedOrigins)
 	for range s.cfg.Loops() {
-		l := newLoop(s, newHandshaker(gate))
+		l := newLoop(s, upgrade.NewHandshaker(gate))
 		if err := l.start(); err != nil {
 			s.stopLoops()
 			return fmt.Errorf("event loop %d of %d: %w", len(s.loops)+1, s.cfg.Loops(), err)
@@ -181,15 +182,15 @@ func (s *Server) awaitEmpty(ctx context.Context) error {
 	return nil
 }
 
-// nbioLogger lets nbio speak through our log. What it calls an error is a
-// client's doing more often than ours.
+// nbioLogger writes nbio's warnings and errors to our log. What else nbio says is
+// about its own pollers, and left out.
 type nbioLogger struct{ log *zap.Logger }
 
 func (n nbioLogger) SetLevel(int) {}
 
 func (n nbioLogger) Debug(format string, v ...any) {}
 
-func (n nbioLogger) Info(format string, v ...any) { n.log.Debug(fmt.Sprintf(format, v...)) }
+func (n nbioLogger) Info(format string, v ...any) {}
 
 func (n nbioLogger) Warn(format string, v ...any) { n.log.Warn(fmt.Sprintf(format, v...)) }
 

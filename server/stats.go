@@ -1,27 +1,31 @@
 package server
 
-import "sync/atomic"
+import (
+	"sync/atomic"
+
+	"relaygate/server/upgrade"
+)
 
 // stats is what the server counts.
 type stats struct {
 	connections atomic.Int64 // open sockets
 	accepted    atomic.Int64
 	upgraded    atomic.Int64
-	refused     [len(allRefusals)]atomic.Int64
+	refused     [len(upgrade.Refusals)]atomic.Int64
 	closed      [closeCauses]atomic.Int64
 	acceptFails atomic.Int64
 	panics      atomic.Int64
 }
 
-func (s *stats) answered(v verdict) {
-	if v.next == upgraded {
+func (s *stats) answered(v upgrade.Verdict) {
+	if v.Next == upgrade.Upgraded {
 		s.upgraded.Add(1)
 	}
-	if v.reason == "" {
+	if v.Reason == "" {
 		return
 	}
-	for i, r := range allRefusals {
-		if r == v.reason {
+	for i, r := range upgrade.Refusals {
+		if r == v.Reason {
 			s.refused[i].Add(1)
 		}
 	}
@@ -57,7 +61,7 @@ func (s *Server) Stats() Stats {
 	for _, w := range s.wheels {
 		st.Seats += w.Len()
 	}
-	for i, r := range allRefusals {
+	for i, r := range upgrade.Refusals {
 		st.Refused[string(r)] = s.stats.refused[i].Load()
 	}
 	for c := range closeCauses {

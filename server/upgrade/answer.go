@@ -1,36 +1,36 @@
-package server
+package upgrade
 
 import (
 	"net/http"
 	"strconv"
 )
 
-// refusal is why a request was not served. Its text is the label of a metric and
+// Refusal is why a request was not served. Its text is the label of a metric and
 // the field of a log line.
-type refusal string
+type Refusal string
 
 const (
 	// Of a client that does not speak our HTTP.
-	refusedNotHTTP     refusal = "not_http"
-	refusedHead        refusal = "head"
-	refusedHeadSize    refusal = "head_size"
-	refusedHTTPVersion refusal = "http_version"
+	refusedNotHTTP     Refusal = "not_http"
+	refusedHead        Refusal = "head"
+	refusedHeadSize    Refusal = "head_size"
+	refusedHTTPVersion Refusal = "http_version"
 
 	// Of an upgrade; path also of a plain request.
-	refusedOrigin  refusal = "origin"
-	refusedSecret  refusal = "secret"
-	refusedPath    refusal = "path"
-	refusedID      refusal = "id"
-	refusedKey     refusal = "key"
-	refusedVersion refusal = "version"
-	refusedBody    refusal = "body"
+	refusedOrigin  Refusal = "origin"
+	refusedSecret  Refusal = "secret"
+	refusedPath    Refusal = "path"
+	refusedID      Refusal = "id"
+	refusedKey     Refusal = "key"
+	refusedVersion Refusal = "version"
+	refusedBody    Refusal = "body"
 
 	// Of a plain request.
-	refusedMethod refusal = "method"
+	refusedMethod Refusal = "method"
 )
 
-// allRefusals lets metrics begin at zero.
-var allRefusals = [...]refusal{
+// Refusals are all there are, so that metrics can begin at zero.
+var Refusals = [...]Refusal{
 	refusedNotHTTP, refusedHead, refusedHeadSize, refusedHTTPVersion,
 	refusedOrigin, refusedSecret, refusedPath, refusedID, refusedKey, refusedVersion, refusedBody,
 	refusedMethod,
@@ -41,7 +41,7 @@ var allRefusals = [...]refusal{
 // so that they can be compared.
 type denial struct {
 	status int
-	reason refusal
+	reason Refusal
 	header string // complete header lines that belong to the status
 	text   string
 }
@@ -84,7 +84,7 @@ var (
 	denyBody   = &denial{400, refusedBody, "", "a WebSocket request has no body"}
 
 	// RFC 9110 §15.5.6: a 405 MUST have Allow.
-	denyMethod = &denial{405, refusedMethod, "Allow: GET\r\n", "only GET is served here"}
+	denyMethod = &denial{405, refusedMethod, "Allow: GET, HEAD\r\n", "only GET and HEAD are served here"}
 )
 
 // Header lines that say what becomes of the connection. HTTP/1.1 persists unless
@@ -97,8 +97,8 @@ const (
 
 // appendRefusal appends the whole answer to a request that is refused, and says
 // that the connection is to be closed after it.
-func appendRefusal(dst []byte, d *denial) ([]byte, verdict) {
-	return appendDenial(dst, d, lineEnds, false), verdict{next: closing, status: d.status, reason: d.reason}
+func appendRefusal(dst []byte, d *denial) ([]byte, Verdict) {
+	return appendDenial(dst, d, lineEnds, false), Verdict{Next: Closing, Status: d.status, Reason: d.reason}
 }
 
 // appendDenial leaves the body out if the request was a HEAD, its length in.

@@ -1,4 +1,4 @@
-package server
+package upgrade
 
 import (
 	"bytes"
@@ -46,8 +46,8 @@ func TestHeadEndComplete(t *testing.T) {
 	f("\r\n\r\n\r\n\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n")
 	f("x\r\n\r\n")
 	f("!\x01\r\xff\r\n\r\n") // for appendAnswer to refuse
-	f("GET / HTTP/1.1\r\nA: " + strings.Repeat("x", maxHeadBytes-23) + "\r\n\r\n")
-	f(strings.Repeat("\r\n", maxHeadBytes/2-3) + "GE\r\n\r\n")
+	f("GET / HTTP/1.1\r\nA: " + strings.Repeat("x", MaxHeadBytes-23) + "\r\n\r\n")
+	f(strings.Repeat("\r\n", MaxHeadBytes/2-3) + "GE\r\n\r\n")
 }
 
 func TestHeadEndDenied(t *testing.T) {
@@ -74,10 +74,10 @@ func TestHeadEndDenied(t *testing.T) {
 	f("GET /\x00", denyNUL)
 	f("GET / HTTP/1.1\r\nA: \x00\r\n\r\n", denyNUL)
 
-	f("GET / HTTP/1.1\r\nA: "+strings.Repeat("x", maxHeadBytes-22)+"\r\n\r\n", denyHeadSize)
+	f("GET / HTTP/1.1\r\nA: "+strings.Repeat("x", MaxHeadBytes-22)+"\r\n\r\n", denyHeadSize)
 	f("GET / HTTP/1.1\r\nA: "+strings.Repeat("x", 64<<10), denyHeadSize)
-	f(strings.Repeat("\r\n", maxHeadBytes/2), denyHeadSize)
-	f(strings.Repeat("\r\n", maxHeadBytes/2)+"GET", denyHeadSize)
+	f(strings.Repeat("\r\n", MaxHeadBytes/2), denyHeadSize)
+	f(strings.Repeat("\r\n", MaxHeadBytes/2)+"GET", denyHeadSize)
 }
 
 // headEndInPieces calls headEnd as a loop does, the pieces' lengths given by
@@ -118,8 +118,8 @@ func TestHeadEndInPieces(t *testing.T) {
 	f("x\r\r\n\r\n")
 	f("x\r\n\r\r\n\r\n")
 	f("GET / HTTP/1.1\r\n\n")
-	f(strings.Repeat("\r\n", maxHeadBytes))
-	f("GET / HTTP/1.1\r\n" + strings.Repeat("A: b\r\n", maxHeadBytes))
+	f(strings.Repeat("\r\n", MaxHeadBytes))
+	f("GET / HTTP/1.1\r\n" + strings.Repeat("A: b\r\n", MaxHeadBytes))
 }
 
 func TestParseDenied(t *testing.T) {
@@ -131,8 +131,8 @@ func TestParseDenied(t *testing.T) {
 		}
 		// The syntax goes before everything an upgrade is asked for.
 		head = strings.TrimSuffix(head, "\r\n") + "Connection: upgrade\r\nUpgrade: websocket\r\n\r\n"
-		answer, v := newHandshaker(newGate("s", []string{"https://a"})).appendAnswer(nil, []byte(head))
-		if v.next != closing || v.status != want.status || v.reason != want.reason {
+		answer, v := NewHandshaker(NewGate("s", []string{"https://a"})).appendAnswer(nil, []byte(head))
+		if v.Next != Closing || v.Status != want.status || v.Reason != want.reason {
 			t.Errorf("appendAnswer(%q) = %q, %+v; want %+v", head, answer, v, want)
 		}
 	}

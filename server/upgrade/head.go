@@ -1,13 +1,13 @@
-package server
+package upgrade
 
 import (
 	"bytes"
 	"crypto/subtle"
 )
 
-// maxHeadBytes bounds a request's header block, the empty lines before it and
+// MaxHeadBytes bounds a request's header block, the empty lines before it and
 // the one that ends it included.
-const maxHeadBytes = 16 << 10
+const MaxHeadBytes = 16 << 10
 
 // headEnd looks for the end of the header block b starts with; b[:from] is what
 // an earlier call for the same block has examined without finding it, so that a
@@ -17,7 +17,7 @@ const maxHeadBytes = 16 << 10
 //	n == 0    not yet: call again with more, and from = len(b)
 //	denied    it can no longer become a block we take: answer with appendRefusal
 func headEnd(b []byte, from int) (n int, denied *denial) {
-	limit := min(len(b), maxHeadBytes)
+	limit := min(len(b), MaxHeadBytes)
 	i := min(from, limit)
 	if headNotBegun(b, i) {
 		if i, denied = skipEmptyLines(b[:limit], i); denied != nil {
@@ -46,7 +46,7 @@ func headEnd(b []byte, from int) (n int, denied *denial) {
 		}
 		i = end + 1
 	}
-	if limit == maxHeadBytes {
+	if limit == MaxHeadBytes {
 		return 0, denyHeadSize
 	}
 	return 0, nil
@@ -176,7 +176,7 @@ func cutLine(b []byte) (line, rest []byte, ok bool) {
 func (r *httpRequest) parseRequestLine(line []byte) *denial {
 	method, rest, _ := cutByte(line, ' ')
 	target, version, _ := cutByte(rest, ' ')
-	if !isToken(method) || len(target) == 0 {
+	if !IsToken(method) || len(target) == 0 {
 		return denyRequestLine
 	}
 	r.method = method
@@ -254,7 +254,7 @@ func cutAuthority(t []byte) (rest []byte, ok bool) {
 // field-value OWS).
 func parseHeaderLine(line []byte) (name, value []byte, denied *denial) {
 	name, value, ok := cutByte(line, ':')
-	if !ok || !isToken(name) {
+	if !ok || !IsToken(name) {
 		// RFC 9112 §5.1: a server MUST reject, with 400, whitespace between a
 		// field name and the colon. §5.2: it MUST either reject a folded line,
 		// which starts with a blank, or unfold it.
@@ -335,7 +335,7 @@ func (r *httpRequest) takeProtocols(value []byte) {
 	for more := true; more; {
 		var item []byte
 		item, value, more = cutItem(value)
-		if !isToken(item) {
+		if !IsToken(item) {
 			continue
 		}
 		if r.protocol == nil {

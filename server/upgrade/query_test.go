@@ -1,4 +1,4 @@
-package server
+package upgrade
 
 import (
 	"strings"
@@ -64,6 +64,26 @@ func TestQuery(t *testing.T) {
 	f("relayId=%f4%90%80%80", "\ufffd\ufffd\ufffd\ufffd")
 	f("relayId=%f5%80", "\ufffd\ufffd")
 	f("relayId=%ef%bf%bd", "\ufffd")
+}
+
+// Every sequence of up to four of the octets that border a range in Unicode's table
+// of well-formed sequences, with an ASCII letter behind it.
+func TestQueryNotUTF8(t *testing.T) {
+	const octets = "a\x80\x8f\x90\x9f\xa0\xbf\xc1\xc2\xdf\xe0\xe1\xec\xed\xee\xef\xf0\xf1\xf3\xf4\xf5\xff"
+	var s idScratch
+	var extend func(prefix string)
+	extend = func(prefix string) {
+		raw := prefix + "z"
+		if id, ok := s.decode([]byte(raw)); !ok || string(id) != refUTF8([]byte(raw)) {
+			t.Fatalf("decode(%q) = %q, %t; want %q", raw, id, ok, refUTF8([]byte(raw)))
+		}
+		if len(prefix) < 4 {
+			for i := range len(octets) {
+				extend(prefix + octets[i:i+1])
+			}
+		}
+	}
+	extend("")
 }
 
 func TestQueryLength(t *testing.T) {

@@ -1,4 +1,12 @@
-package server
+// Package upgrade answers the HTTP requests of a connection until one of them
+// makes it a WebSocket. It knows no sockets and no clock: it is given the bytes
+// that came, and appends the answer to a buffer of the caller's.
+//
+// A request's walk: Handshaker.Answer → headEnd and httpRequest.parse (head.go,
+// with the lexical rules in octets.go) → Handshaker.examine, the contract's checks
+// of an upgrade in the contract's order, for which query.go decodes the ids →
+// appendUpgrade, appendPlain or, for what is refused, appendDenial (answer.go).
+package upgrade
 
 import (
 	"crypto/sha1"
@@ -6,18 +14,19 @@ import (
 	"slices"
 )
 
-// gate holds what decides an upgrade. It is immutable and shared by all loops.
-type gate struct {
+// Gate holds what decides an upgrade. It is immutable and shared by all loops.
+type Gate struct {
 	secret    []byte // empty if anybody may come in
 	anyOrigin bool
 	origins   map[string]struct{}
 	version   string // body of GET /v1
 }
 
-// newGate wants a secret that is a token of RFC 9110, or none: no other can be
-// offered. Origins that are empty or contain "*" allow any.
-func newGate(adminSecret string, allowedOrigins []string) *gate {
-	g := &gate{
+// NewGate wants a secret that is a token of RFC 9110, or none: no other can be
+// offered. Origins that are empty or contain "*" allow any; a request's is compared
+// with them byte by byte.
+func NewGate(adminSecret string, allowedOrigins []string) *Gate {
+	g := &Gate{
 		secret:    []byte(adminSecret),
 		anyOrigin: len(allowedOrigins) == 0 || slices.Contains(allowedOrigins, "*"),
 		origins:   make(map[string]struct{}, len(allowedOrigins)),
@@ -36,7 +45,7 @@ const greeting = `{"message":"relaygate: open a WebSocket at /v1?relayId=<relay>
 
 // allowsOrigin: a browser sends one Origin (RFC 6454 §7.3). Two that differ
 // would let whoever is in between choose the one we look at.
-func (g *gate) allowsOrigin(r *httpRequest) bool {
+func (g *Gate) allowsOrigin(r *httpRequest) bool {
 	if g.anyOrigin {
 		return true
 	}
@@ -44,42 +53,62 @@ func (g *gate) allowsOrigin(r *httpRequest) bool {
 	return listed && r.origins > 0 && !r.originsDiffer
 }
 
-// after says what follows an answered request.
-type after uint8
+// After says what follows an answered request.
+type After uint8
 
 const (
-	closing   after = iota // send the answer, then close the connection
-	keepAlive              // a further request may follow
-	upgraded               // frames follow
+	Closing   After = iota // send the answer, then close the connection
+	KeepAlive              // a further request may follow
+	Upgraded               // frames follow
 )
 
-// verdict is the outcome of one request.
-type verdict struct {
-	next   after
-	status int
-	reason refusal // empty if not refused
+// Verdict is the outcome of one request.
+type Verdict struct {
+	Next   After
+	Status int     // of the answer
+	Reason Refusal // empty if not refused
 
-	// Decoded; only for upgraded. They alias the request or the handshaker and
-	// are valid until the next call.
-	relayID, peerID []byte
+	// Decoded, 1 to 1,024 bytes each; only for Upgraded. They alias the request or
+	// the Handshaker, and are valid until the request's bytes change or the next
+	// call of Answer.
+	RelayID, PeerID []byte
 }
 
-// handshaker answers HTTP requests: plain ones, and upgrades to WebSocket. Each
+// Handshaker answers HTTP requests: plain ones, and upgrades to WebSocket. Each
 // loop owns one, for its scratch memory.
 //
 // ws.Upgrader is not used, since it refuses in the order in which the headers
 // happen to come, and the contract has an order of its own.
-type handshaker struct {
-	gate            *gate
+type Handshaker struct {
+	gate            *Gate
 	relayID, peerID idScratch
 }
 
-func newHandshaker(g *gate) *handshaker { return &handshaker{gate: g} }
+// NewHandshaker returns a Handshaker that decides by g.
+func NewHandshaker(g *Gate) *Handshaker { return &Handshaker{gate: g} }
 
-// appendAnswer parses head, a complete header block as headEnd found it, appends
-// the whole answer to dst, and says what follows. It allocates nothing but room
-// in dst, and keeps neither dst nor head.
-func (h *handshaker) appendAnswer(dst, head []byte) ([]byte, verdict) {
+// Answer answers the request that b begins with: it appends the whole answer to
+// dst, and says what follows. b[:seen] is what an earlier call has found to be
+// incomplete. The request is b[:n]; with n == 0 it is incomplete still, and Answer
+// is to be called again with more of it and seen = len(b). What can no longer
+// become a request is refused at once, all of b with it.
+//
+// It allocates nothing but room in dst, and keeps neither dst nor b.
+func (h *Handshaker) Answer(dst, b []byte, seen int) (answer []byte, n int, v Verdict) {
+	n, denied := headEnd(b, seen)
+	switch {
+	case denied != nil:
+		answer, v = appendRefusal(dst, denied)
+		return answer, len(b), v
+	case n == 0:
+		return dst, 0, Verdict{}
+	}
+	answer, v = h.appendAnswer(dst, b[:n])
+	return answer, n, v
+}
+
+// appendAnswer answers head, a complete header block as headEnd found it.
+func (h *Handshaker) appendAnswer(dst, head []byte) ([]byte, Verdict) {
 	r := httpRequest{secret: h.gate.secret}
 	if denied := r.parse(head); denied != nil {
 		return appendRefusal(dst, denied)
@@ -91,11 +120,11 @@ func (h *handshaker) appendAnswer(dst, head []byte) ([]byte, verdict) {
 	if denied != nil {
 		return appendRefusal(dst, denied)
 	}
-	return h.appendUpgrade(dst, &r), verdict{next: upgraded, status: 101, relayID: relayID, peerID: peerID}
+	return h.appendUpgrade(dst, &r), Verdict{Next: Upgraded, Status: 101, RelayID: relayID, PeerID: peerID}
 }
 
 // examine makes the contract's checks of an upgrade, in the contract's order.
-func (h *handshaker) examine(r *httpRequest) (relayID, peerID []byte, denied *denial) {
+func (h *Handshaker) examine(r *httpRequest) (relayID, peerID []byte, denied *denial) {
 	if !h.gate.allowsOrigin(r) {
 		return nil, nil, denyOrigin
 	}
@@ -155,7 +184,7 @@ func isWebSocketKey(key []byte) bool {
 // appendUpgrade: RFC 6455 §4.2.2. The accept value is the SHA-1 of key and GUID
 // in base64. A client that offers subprotocols gets one of them selected:
 // browsers fail the connection otherwise.
-func (h *handshaker) appendUpgrade(dst []byte, r *httpRequest) []byte {
+func (h *Handshaker) appendUpgrade(dst []byte, r *httpRequest) []byte {
 	const guid = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 	var keyed [24 + len(guid)]byte
 	copy(keyed[:], r.key)
@@ -178,15 +207,17 @@ func (h *handshaker) appendUpgrade(dst []byte, r *httpRequest) []byte {
 	return append(dst, "\r\n\r\n"...)
 }
 
-// appendPlain answers a request that is no upgrade.
-func (h *handshaker) appendPlain(dst []byte, r *httpRequest) ([]byte, verdict) {
-	next, connection := closing, lineEnds
+// appendPlain answers a request that is no upgrade. RFC 9110 §9.3.2: a HEAD is
+// answered as a GET would be, the length of the body included but not the body.
+func (h *Handshaker) appendPlain(dst []byte, r *httpRequest) ([]byte, Verdict) {
+	next, connection := Closing, lineEnds
 	if r.persists() {
-		next, connection = keepAlive, linePersists
+		next, connection = KeepAlive, linePersists
 		if r.http10 {
 			connection = linePersists10
 		}
 	}
+	method := string(r.method)
 	body := h.gate.version
 	var denied *denial
 	switch {
@@ -195,23 +226,26 @@ func (h *handshaker) appendPlain(dst []byte, r *httpRequest) ([]byte, verdict) {
 	case !isRelayPath(r.path):
 		denied = denyPath
 	}
-	if denied == nil && string(r.method) != "GET" {
+	if denied == nil && method != "GET" && method != "HEAD" {
 		denied = denyMethod
 	}
 	if denied != nil {
-		dst = appendDenial(dst, denied, connection, string(r.method) == "HEAD")
-		return dst, verdict{next: next, status: denied.status, reason: denied.reason}
+		dst = appendDenial(dst, denied, connection, method == "HEAD")
+		return dst, Verdict{Next: next, Status: denied.status, Reason: denied.reason}
 	}
 	dst = appendStatusLine(dst, 200)
 	dst = h.appendCORS(dst, r)
 	dst = appendContentHeader(dst, connection, "application/json", len(body))
-	return append(dst, body...), verdict{next: next, status: 200}
+	if method != "HEAD" {
+		dst = append(dst, body...)
+	}
+	return dst, Verdict{Next: next, Status: 200}
 }
 
 // appendCORS lets the pages that may open a WebSocket read the answer too.
 // Vary keeps caches from giving one page the answer made for another, so it
 // stands there whether this Origin matches or not.
-func (h *handshaker) appendCORS(dst []byte, r *httpRequest) []byte {
+func (h *Handshaker) appendCORS(dst []byte, r *httpRequest) []byte {
 	if h.gate.anyOrigin {
 		return append(dst, "Access-Control-Allow-Origin: *\r\n"...)
 	}

@@ -1,8 +1,10 @@
-package server
+package upgrade
 
 import (
 	"bytes"
 	"unicode/utf8"
+
+	"golang.org/x/text/encoding/unicode"
 )
 
 // maxIDBytes bounds a relayId or peerId, decoded.
@@ -100,52 +102,13 @@ func (s *idScratch) decode(raw []byte) (id []byte, ok bool) {
 }
 
 // replaceInvalid copies b, one U+FFFD in place of each maximal subpart of an
-// ill-formed sequence, as the decoders of browsers do (Unicode, §3.9, "U+FFFD
-// Substitution of Maximal Subparts"). bytes.ToValidUTF8 puts one for a run of
-// them, a range over a string one for each octet.
+// ill-formed sequence, as the URL standard's "UTF-8 decode without BOM" does, and
+// so the decoders of browsers. bytes.ToValidUTF8 puts one for a run of them, a
+// range over a string one for each octet.
 func (s *idScratch) replaceInvalid(b []byte) (id []byte, ok bool) {
-	id = s.text[:0]
-	for len(b) > 0 {
-		r, n := utf8.DecodeRune(b)
-		if r == utf8.RuneError && n == 1 {
-			n = maximalSubpart(b)
-		}
-		if len(id)+utf8.RuneLen(r) > maxIDBytes {
-			return nil, false
-		}
-		id = utf8.AppendRune(id, r)
-		b = b[n:]
-	}
-	return id, true
+	n, _, err := utf8Decoder.Transform(s.text[:], b, true)
+	return s.text[:n], err == nil // it fails if the text is not long enough
 }
 
-// maximalSubpart returns the length of the longest beginning of b, which is
-// ill-formed, that could begin a well-formed sequence; at least 1.
-func maximalSubpart(b []byte) int {
-	// Unicode, table 3-7: what may follow the first octet.
-	more, low, high := 0, byte(0x80), byte(0xbf)
-	switch c := b[0]; {
-	case 0xc2 <= c && c <= 0xdf:
-		more = 1
-	case 0xe0 <= c && c <= 0xef:
-		more = 2
-	case 0xf0 <= c && c <= 0xf4:
-		more = 3
-	}
-	switch b[0] {
-	case 0xe0: // overlong
-		low = 0xa0
-	case 0xed: // surrogates
-		high = 0x9f
-	case 0xf0: // overlong
-		low = 0x90
-	case 0xf4: // beyond U+10FFFF
-		high = 0x8f
-	}
-	n := 1
-	for n <= more && n < len(b) && low <= b[n] && b[n] <= high {
-		low, high = 0x80, 0xbf
-		n++
-	}
-	return n
-}
+// utf8Decoder keeps nothing from one call to the next, so all loops share it.
+var utf8Decoder = unicode.UTF8.NewDecoder().Transformer

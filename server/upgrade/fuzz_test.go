@@ -1,4 +1,4 @@
-package server
+package upgrade
 
 import (
 	"bufio"
@@ -72,8 +72,8 @@ func TestHeadsAgainstNetHTTP(t *testing.T) {
 		if checkHead(t, data); t.Failed() {
 			return
 		}
-		_, v := newHandshaker(someGates[i%len(someGates)]).appendAnswer(nil, data)
-		statuses[v.status]++
+		_, v := NewHandshaker(someGates[i%len(someGates)]).appendAnswer(nil, data)
+		statuses[v.Status]++
 	}
 	for _, status := range []int{101, 200, 400, 401, 403, 404, 405, 426, 505} {
 		if statuses[status] < 10 {
@@ -82,7 +82,7 @@ func TestHeadsAgainstNetHTTP(t *testing.T) {
 	}
 }
 
-var someGates = []*gate{newGate("", nil), newGate("hunter2", nil), newGate("", []string{"https://a"})}
+var someGates = []*Gate{NewGate("", nil), NewGate("hunter2", nil), NewGate("", []string{"https://a"})}
 
 func checkHead(t *testing.T, data []byte) {
 	n, denied := headEnd(data, 0)
@@ -90,7 +90,7 @@ func checkHead(t *testing.T, data []byte) {
 		t.Fatalf("headEnd = %d, %v; one byte at a time %d, %v", n, denied, m, inPieces)
 	}
 	if n == 0 {
-		newHandshaker(someGates[0]).appendAnswer(nil, data) // whatever it says of half a block
+		NewHandshaker(someGates[0]).appendAnswer(nil, data) // whatever it says of half a block
 		return
 	}
 	block := data[:n]
@@ -107,12 +107,12 @@ func checkHead(t *testing.T, data []byte) {
 	}
 	for _, g := range someGates {
 		isHEAD := denied == nil && string(r.method) == "HEAD"
-		answer, v := newHandshaker(g).appendAnswer(nil, block)
-		if res, _ := readAnswer(t, answer, isHEAD); res.StatusCode != v.status {
-			t.Errorf("%q: answered with %d, the verdict says %d", block, res.StatusCode, v.status)
+		answer, v := NewHandshaker(g).appendAnswer(nil, block)
+		if res, _ := readAnswer(t, answer, isHEAD); res.StatusCode != v.Status {
+			t.Errorf("%q: answered with %d, the Verdict says %d", block, res.StatusCode, v.Status)
 		}
 		if denied != nil {
-			if v.status != denied.status || v.reason != denied.reason || v.next != closing {
+			if v.Status != denied.status || v.Reason != denied.reason || v.Next != Closing {
 				t.Errorf("%q: %+v; want %+v", block, v, denied)
 			}
 		} else if err == nil && !bytes.Contains(block, []byte("#")) {
@@ -172,27 +172,27 @@ func weAreStricter(denied *denial, block []byte, req *http.Request) bool {
 }
 
 // checkDecision: the contract, once more.
-func checkDecision(t *testing.T, g *gate, block []byte, req *http.Request, v verdict) {
+func checkDecision(t *testing.T, g *Gate, block []byte, req *http.Request, v Verdict) {
 	t.Helper()
 	want, relayID, peerID := wantDecision(g, block, req)
-	if v.status != want || want == 101 && (string(v.relayID) != relayID || string(v.peerID) != peerID) {
+	if v.Status != want || want == 101 && (string(v.RelayID) != relayID || string(v.PeerID) != peerID) {
 		t.Errorf("%q with secret %q, origins %v: %+v; want %d, %q, %q", block, g.secret, g.origins, v, want, relayID, peerID)
 	}
 	hasBody := encodingLine.Match(block) || req.ContentLength > 0
 	ends := listed(req.Header, "Connection", "close") ||
 		!req.ProtoAtLeast(1, 1) && !listed(req.Header, "Connection", "keep-alive")
-	wantNext := keepAlive
+	wantNext := KeepAlive
 	if want == 101 {
-		wantNext = upgraded
+		wantNext = Upgraded
 	} else if hasBody || ends || wantsWebSocket(req) {
-		wantNext = closing
+		wantNext = Closing
 	}
-	if v.next != wantNext {
-		t.Errorf("%q: then %d; want %d", block, v.next, wantNext)
+	if v.Next != wantNext {
+		t.Errorf("%q: then %d; want %d", block, v.Next, wantNext)
 	}
 }
 
-func wantDecision(g *gate, block []byte, req *http.Request) (status int, relayID, peerID string) {
+func wantDecision(g *Gate, block []byte, req *http.Request) (status int, relayID, peerID string) {
 	path, header := req.URL.EscapedPath(), req.Header
 	if !strings.HasPrefix(req.RequestURI, "/") && (req.Method == "CONNECT" || req.RequestURI == "*") {
 		path = "nowhere"
@@ -201,7 +201,7 @@ func wantDecision(g *gate, block []byte, req *http.Request) (status int, relayID
 		switch {
 		case !knownPath(path):
 			return 404, "", ""
-		case req.Method != "GET":
+		case req.Method != "GET" && req.Method != "HEAD":
 			return 405, "", ""
 		}
 		return 200, "", ""

@@ -1,4 +1,4 @@
-package server
+package upgrade
 
 import (
 	"bufio"
@@ -24,19 +24,23 @@ const (
 
 // answerTo wants head to be one complete block, and its answer to be one
 // complete response.
-func answerTo(t *testing.T, g *gate, head string) (*http.Response, string, verdict) {
+func answerTo(t *testing.T, g *Gate, head string) (*http.Response, string, Verdict) {
 	t.Helper()
-	if n, denied := headEnd([]byte(head), 0); n != len(head) || denied != nil {
-		t.Fatalf("headEnd(%q) = %d, %v; want %d", head, n, denied, len(head))
+	h, most := NewHandshaker(g), len(head)-1
+	if answer, n, v := h.Answer([]byte("before"), []byte(head[:most]), 0); n != 0 || string(answer) != "before" {
+		t.Fatalf("all of %q but its last byte is answered: %q, %d, %+v", head, answer, n, v)
 	}
-	answer, v := newHandshaker(g).appendAnswer([]byte("before"), []byte(head))
+	answer, n, v := h.Answer([]byte("before"), []byte(head+"\x82\x80"), most)
+	if n != len(head) {
+		t.Fatalf("Answer(%q) takes %d bytes; want %d", head, n, len(head))
+	}
 	answer, ok := bytes.CutPrefix(answer, []byte("before"))
 	if !ok {
 		t.Fatalf("answer to %q does not keep dst: %q", head, answer)
 	}
 	res, body := readAnswer(t, answer, strings.HasPrefix(strings.TrimLeft(head, "\r\n"), "HEAD "))
-	if res.StatusCode != v.status {
-		t.Errorf("answer to %q is %d, the verdict says %d", head, res.StatusCode, v.status)
+	if res.StatusCode != v.Status {
+		t.Errorf("answer to %q is %d, the Verdict says %d", head, res.StatusCode, v.Status)
 	}
 	return res, body, v
 }
@@ -64,13 +68,13 @@ func readAnswer(t *testing.T, answer []byte, toHEAD bool) (*http.Response, strin
 }
 
 func TestUpgrade(t *testing.T) {
-	open := newGate("", nil)
-	f := func(g *gate, head, wantRelay, wantPeer, wantProtocol string) {
+	open := NewGate("", nil)
+	f := func(g *Gate, head, wantRelay, wantPeer, wantProtocol string) {
 		t.Helper()
 		res, body, v := answerTo(t, g, head)
-		if v.next != upgraded || v.status != 101 || v.reason != "" || body != "" ||
-			string(v.relayID) != wantRelay || string(v.peerID) != wantPeer {
-			t.Errorf("%q: %+v, relay %q, peer %q; want relay %q, peer %q", head, v, v.relayID, v.peerID, wantRelay, wantPeer)
+		if v.Next != Upgraded || v.Status != 101 || v.Reason != "" || body != "" ||
+			string(v.RelayID) != wantRelay || string(v.PeerID) != wantPeer {
+			t.Errorf("%q: %+v, relay %q, peer %q; want relay %q, peer %q", head, v, v.RelayID, v.PeerID, wantRelay, wantPeer)
 			return
 		}
 		for name, want := range map[string]string{
@@ -111,31 +115,31 @@ func TestUpgrade(t *testing.T) {
 	f(open, up(goodTarget, "Sec-WebSocket-Protocol: ", "Sec-WebSocket-Protocol: b", "Sec-WebSocket-Protocol: c"), "r", "p", "b")
 	f(open, up(goodTarget, "Sec-WebSocket-Protocol: (", "Origin: https://evil", "Origin: https://eviller"), "r", "p", "")
 
-	secret := newGate("hunter2", []string{})
+	secret := NewGate("hunter2", []string{})
 	f(secret, chromeUpgrade, "room 42", "peer-9f86d081884c7d65", "hunter2")
 	f(secret, up(goodTarget, "Sec-WebSocket-Protocol: hunter2"), "r", "p", "hunter2")
 	f(secret, up(goodTarget, "Sec-WebSocket-Protocol: hunter2,hunter3"), "r", "p", "hunter2")
 	f(secret, up(goodTarget, "Sec-WebSocket-Protocol: a", "Sec-WebSocket-Protocol: b , hunter2"), "r", "p", "hunter2")
 
-	listed := newGate("", []string{"https://a", "null", "https://app.example.com"})
+	listed := NewGate("", []string{"https://a", "null", "https://app.example.com"})
 	f(listed, chromeUpgrade, "room 42", "peer-9f86d081884c7d65", "relay.v1")
 	f(listed, up(goodTarget, "Origin: null"), "r", "p", "")
 	f(listed, up(goodTarget, "Origin: https://a", "Origin: https://a"), "r", "p", "")
-	f(newGate("", []string{"https://a", "*"}), up(goodTarget), "r", "p", "")
+	f(NewGate("", []string{"https://a", "*"}), up(goodTarget), "r", "p", "")
 }
 
 // Each request has all the faults of those below it too, as far as they go
 // together: so the order of the checks is tested with them.
 func TestUpgradeRefused(t *testing.T) {
-	g := newGate("hunter2", []string{"https://a"})
-	f := func(head string, wantStatus int, wantReason refusal, wantBody string) {
+	g := NewGate("hunter2", []string{"https://a"})
+	f := func(head string, wantStatus int, wantReason Refusal, wantBody string) {
 		t.Helper()
 		res, body, v := answerTo(t, g, head)
-		if v.next != closing || v.status != wantStatus || v.reason != wantReason || body != wantBody+"\n" {
+		if v.Next != Closing || v.Status != wantStatus || v.Reason != wantReason || body != wantBody+"\n" {
 			t.Errorf("%q: %+v %q; want %d, %s, %q", head, v, body, wantStatus, wantReason, wantBody)
 		}
-		if v.relayID != nil || v.peerID != nil {
-			t.Errorf("%q: refused with ids %q, %q", head, v.relayID, v.peerID)
+		if v.RelayID != nil || v.PeerID != nil {
+			t.Errorf("%q: refused with ids %q, %q", head, v.RelayID, v.PeerID)
 		}
 		if !res.Close || res.Header.Get("Content-Type") != "text/plain; charset=utf-8" || res.ContentLength != int64(len(body)) {
 			t.Errorf("%q: answered with %v", head, res.Header)
@@ -215,20 +219,19 @@ func TestUpgradeRefused(t *testing.T) {
 }
 
 func TestAnswerDoesNotAllocate(t *testing.T) {
-	f := func(g *gate, head string) {
+	f := func(g *Gate, head string) {
 		t.Helper()
-		h, dst, block := newHandshaker(g), make([]byte, 0, 1024), []byte(head)
-		var v verdict
+		h, dst, block := NewHandshaker(g), make([]byte, 0, 1024), []byte(head)
+		var v Verdict
 		allocs := testing.AllocsPerRun(100, func() {
-			n, _ := headEnd(block, 0)
-			dst, v = h.appendAnswer(dst[:0], block[:n])
+			dst, _, v = h.Answer(dst[:0], block, 0)
 		})
 		if allocs != 0 {
-			t.Errorf("%.40q, answered with %d: %v allocations", head, v.status, allocs)
+			t.Errorf("%.40q, answered with %d: %v allocations", head, v.Status, allocs)
 		}
 	}
-	closed := newGate("hunter2", []string{"https://app.example.com"})
-	f(newGate("", nil), chromeUpgrade)
+	closed := NewGate("hunter2", []string{"https://app.example.com"})
+	f(NewGate("", nil), chromeUpgrade)
 	f(closed, chromeUpgrade)
 	f(closed, strings.Replace(chromeUpgrade, "room%2042", "%c3%a9%ff%e2%82+", 1))
 	f(closed, strings.Replace(chromeUpgrade, "app.example", "evil.example", 1))
@@ -238,27 +241,26 @@ func TestAnswerDoesNotAllocate(t *testing.T) {
 	f(closed, "GET / HTTP/1.1\r\n\r\n")
 }
 
-var sinkVerdict verdict
+var sinkVerdict Verdict
 
 func BenchmarkUpgradeAnswer(b *testing.B) {
-	f := func(name string, g *gate, head string, want int) {
+	f := func(name string, g *Gate, head string, want int) {
 		b.Run(name, func(b *testing.B) {
-			h, dst, block := newHandshaker(g), make([]byte, 0, 1024), []byte(head)
+			h, dst, block := NewHandshaker(g), make([]byte, 0, 1024), []byte(head)
 			b.ReportAllocs()
 			b.SetBytes(int64(len(block)))
 			for b.Loop() {
-				n, _ := headEnd(block, 0)
-				dst, sinkVerdict = h.appendAnswer(dst[:0], block[:n])
+				dst, _, sinkVerdict = h.Answer(dst[:0], block, 0)
 			}
-			if sinkVerdict.status != want {
-				b.Fatalf("answered with %d; want %d", sinkVerdict.status, want)
+			if sinkVerdict.Status != want {
+				b.Fatalf("answered with %d; want %d", sinkVerdict.Status, want)
 			}
 		})
 	}
-	closed := newGate("hunter2", []string{"https://app.example.com"})
-	f("chrome", newGate("", nil), chromeUpgrade, 101)
+	closed := NewGate("hunter2", []string{"https://app.example.com"})
+	f("chrome", NewGate("", nil), chromeUpgrade, 101)
 	f("chrome-secret", closed, chromeUpgrade, 101)
-	f("minimal", newGate("", nil), upgradeWith(goodTarget, goodKey, goodVersion), 101)
+	f("minimal", NewGate("", nil), upgradeWith(goodTarget, goodKey, goodVersion), 101)
 	f("refused", closed, strings.Replace(chromeUpgrade, "hunter2", "hunter3", 1), 401)
 	f("plain", closed, "GET /v1 HTTP/1.1\r\nHost: a\r\n\r\n", 200)
 }

@@ -1,4 +1,4 @@
-package server
+package upgrade
 
 import (
 	"bytes"
@@ -13,7 +13,8 @@ import (
 // "*" / "+" / "-" / "." / "^" / "_" / "`" / "|" / "~" / DIGIT / ALPHA.
 func isTokenOctet(c byte) bool { return httphead.OctetTypes[c].IsToken() }
 
-func isToken(b []byte) bool {
+// IsToken reports whether b is a token of HTTP (RFC 9110 §5.6.2), not empty.
+func IsToken(b []byte) bool {
 	for _, c := range b {
 		if !isTokenOctet(c) {
 			return false

@@ -1,0 +1,161 @@
+package server
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"go.uber.org/zap/zapcore"
+
+	"relaygate/server/upgrade"
+)
+
+// Limits of the settings.
+const (
+	maxPort       = 65535
+	maxMaxMessage = 64 << 20
+	queueHeadroom = 64 << 10 // what MAX_QUEUE_BYTES must exceed MAX_MESSAGE_BYTES by
+	maxMaxQueue   = 1 << 30
+	maxEventLoops = 1024
+)
+
+// check judges settings that could be read, and gathers what is wrong with them.
+type check struct {
+	set    map[string]string // the environment
+	unread map[string]bool   // variables whose value could not be read, and is not judged
+	faults []fault
+}
+
+// bad notes a fault: the variable's value, as it stands in the environment, and
+// what it is not.
+func (c *check) bad(variable, value, format string, args ...any) {
+	c.faults = append(c.faults, fault{variable, value + " " + fmt.Sprintf(format, args...)})
+}
+
+// all judges cfg, brings its origins into the spelling of browsers, and fills in
+// the default that depends on another setting.
+func (c *check) all(cfg *Config) {
+	if cfg.Host != "" && !isAddress(cfg.Host) && !isHostName(cfg.Host) {
+		c.bad("HOST", fmt.Sprintf("%q", cfg.Host), "is neither an IP address nor a host name")
+	}
+	c.number("PORT", cfg.Port, 0, maxPort)
+	if cfg.AdminSecret != "" && !upgrade.IsToken([]byte(cfg.AdminSecret)) {
+		c.bad("ADMIN_SECRET", "its value", "holds a character that no browser can send in Sec-WebSocket-Protocol; allowed are letters, digits and !#$%%&'*+-.^_`|~")
+	}
+	cfg.AllowedOrigins = c.origins(cfg.AllowedOrigins)
+	c.interval("CONNECTION_CHECK_INTERVAL", cfg.CheckInterval, "10ms", "24h")
+	c.interval("HANDSHAKE_TIMEOUT", cfg.HandshakeTime, "100ms", "1h")
+	c.queue(cfg)
+	c.number("EVENT_LOOPS", cfg.EventLoops, 0, maxEventLoops)
+	if !c.unread["LOG_LEVEL"] && (cfg.LogLevel < zapcore.DebugLevel || cfg.LogLevel > zapcore.ErrorLevel) {
+		c.bad("LOG_LEVEL", fmt.Sprintf("%q", c.set["LOG_LEVEL"]), "is %v", errNoLevel)
+	}
+	cfg.warnings = c.warnings(cfg)
+}
+
+// number reports whether a number is in its range, or is not to be judged.
+func (c *check) number(variable string, n, least, most int) bool {
+	if c.unread[variable] || n >= least && n <= most {
+		return true
+	}
+	c.bad(variable, c.set[variable], "is not from %d to %d", least, most)
+	return false
+}
+
+func (c *check) interval(variable string, d Interval, least, most string) {
+	if c.unread[variable] {
+		return
+	}
+	shortest, _ := time.ParseDuration(least)
+	longest, _ := time.ParseDuration(most)
+	if v := time.Duration(d); v >= shortest && v <= longest {
+		return
+	}
+	value := c.set[variable]
+	if isNumber(value) {
+		value += " (milliseconds)"
+	}
+	c.bad(variable, value, "is not from %s to %s", least, most)
+}
+
+// queue judges MAX_MESSAGE_BYTES and MAX_QUEUE_BYTES. Where the first is wrong,
+// the second only has to be possible.
+func (c *check) queue(cfg *Config) {
+	const message, queue = "MAX_MESSAGE_BYTES", "MAX_QUEUE_BYTES"
+	messageIsRight := c.number(message, cfg.MaxMessage, 1, maxMaxMessage) && !c.unread[message]
+	least := cfg.MaxMessage + queueHeadroom
+	if _, isSet := c.set[queue]; !isSet {
+		cfg.MaxQueue = max(least, 1<<20)
+		return
+	}
+	switch {
+	case !messageIsRight:
+		c.number(queue, cfg.MaxQueue, 1+queueHeadroom, maxMaxQueue)
+	case !c.unread[queue] && (cfg.MaxQueue < least || cfg.MaxQueue > maxMaxQueue):
+		c.bad(queue, c.set[queue], "is not from %d (MAX_MESSAGE_BYTES + %d) to %d", least, queueHeadroom, maxMaxQueue)
+	}
+}
+
+func (c *check) origins(listed []string) (origins []string) {
+	const variable = "ALLOWED_ORIGINS"
+	empty := len(listed) > 0
+	for _, item := range listed {
+		if item = strings.TrimSpace(item); item == "" {
+			continue
+		}
+		empty = false
+		origin, err := parseOrigin(item)
+		if err != nil {
+			c.bad(variable, fmt.Sprintf("%q", item), "%v", err)
+		}
+		origins = append(origins, origin)
+	}
+	if empty {
+		c.bad(variable, fmt.Sprintf("%q", c.set[variable]), "names no origin")
+	}
+	return origins
+}
+
+// warnings: who writes 30 most likely means seconds.
+func (c *check) warnings(cfg *Config) (warnings []string) {
+	f := func(variable string, d Interval) {
+		if n := c.set[variable]; isNumber(n) && time.Duration(d) < time.Second && !c.unread[variable] {
+			warnings = append(warnings, fmt.Sprintf(
+				"%s: %s without a unit is %v; write %ss if seconds are meant, %v if not", variable, n, d, n, d))
+		}
+	}
+	f("CONNECTION_CHECK_INTERVAL", cfg.CheckInterval)
+	f("HANDSHAKE_TIMEOUT", cfg.HandshakeTime)
+	return warnings
+}
+
+func isAddress(s string) bool {
+	_, err := netip.ParseAddr(s)
+	return err == nil
+}
+
+// isHostName: RFC 1123 §2.1: labels of letters, digits and hyphens, the last of
+// them not a number, since that would be an IP address. Underscores are taken too:
+// names in container networks have them.
+func isHostName(s string) bool {
+	s = strings.TrimSuffix(s, ".")
+	if len(s) > 253 {
+		return false
+	}
+	last := ""
+	for label := range strings.SplitSeq(s, ".") {
+		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
+			return false
+		}
+		for _, c := range []byte(label) {
+			if !isLetter(c) && (c < '0' || c > '9') && c != '-' && c != '_' {
+				return false
+			}
+		}
+		last = label
+	}
+	return !isNumber(last)
+}
+
+func isLetter(c byte) bool { return 'a' <= c|0x20 && c|0x20 <= 'z' }
