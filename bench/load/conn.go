@@ -29,9 +29,8 @@ type conn struct {
 	dirty   bool // on the loop's list of connections with something to write
 	inFrame bool // a data message's head was read and its rest is awaited
 	fin     bool // the frame under way is its message's last
-	steady  bool // open since its first handshake
 	key     [4]byte
-	route   int32
+	nth     int32  // among all of the fleet's: decides its addresses
 	out     []byte // waiting to be written, owned by the connection
 	left    []byte // an incomplete header or head, carried over to the next read
 	// The data message under way:

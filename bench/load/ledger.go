@@ -1,6 +1,9 @@
 package load
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
 // Violations counts what a relay must never do. A run with any of them is a failure.
 type Violations struct {
@@ -33,6 +36,27 @@ func (v *Violations) Add(w Violations) {
 	}
 }
 
+// String names what was broken, with an example.
+func (v *Violations) String() string {
+	var out []string
+	count := func(n uint64, what string) {
+		if n > 0 {
+			out = append(out, fmt.Sprintf("%d %s", n, what))
+		}
+	}
+	count(v.Lost, "lost")
+	count(v.Duplicated, "doubled")
+	count(v.Reordered, "out of order")
+	count(v.Stranger, "to a stranger")
+	count(v.Corrupted, "corrupted")
+	count(v.Disconnected, "peers disconnected")
+	count(v.Refused, "peers not let in again")
+	if len(v.Examples) > 0 {
+		out = append(out, "e.g. "+v.Examples[0])
+	}
+	return strings.Join(out, ", ")
+}
+
 // maxExamples bounds the text: the first few say what is wrong, the counts how much.
 const maxExamples = 5
 
@@ -53,6 +77,8 @@ type stream struct {
 	target int32 // peer index, or everyone
 	copies int32 // recipients whose copies complete a message
 	then   int32 // the stream whose next message follows a completed one: itself, or its partner's
+	first  int32 // who should receive it: peers from first
+	past   int32 // to before past, the sender excepted
 	next   uint32
 	left   []int32 // copies still out, by sequence number modulo the window; means nothing in an open loop
 	stamp  stamp
@@ -67,6 +93,8 @@ type member struct {
 	loose bool
 	// stuck peers stopped reading: the relay may close them, so what they miss is not counted.
 	stuck bool
+	// steady peers have been connected since their first handshake.
+	steady bool
 	// expect is the next sequence number by the stream's slot; 0 is "none seen yet" and means 1 unless the peer is late.
 	expect []uint32
 }
@@ -159,18 +187,14 @@ func (l *ledger) begin(s *stream) uint32 {
 	return seq
 }
 
-// settle ends a run: what has not arrived by now is lost. present tells whether a peer was connected all the time;
-// what a disconnected one missed is counted by its disconnection alone.
-func (l *ledger) settle(members func(room uint32) (first, past int32), present func(peer int32) bool) {
+// settle ends a run: what has not arrived by now is lost. What a peer missed that was disconnected is counted by its
+// disconnection alone.
+func (l *ledger) settle() {
 	for i := range l.streams {
 		s := &l.streams[i]
-		first, past := members(s.room)
-		if s.target != everyone {
-			first, past = s.target, s.target+1
-		}
-		for p := first; p < past; p++ {
+		for p := s.first; p < s.past; p++ {
 			m := &l.members[p]
-			if m.loose || p == s.sender && s.target != p || !present(p) || !present(s.sender) {
+			if m.loose || p == s.sender && s.target != p || !m.steady || !l.members[s.sender].steady {
 				continue
 			}
 			want := max(m.expect[s.slot], 1)

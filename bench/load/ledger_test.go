@@ -7,9 +7,9 @@ func room(n int) *ledger {
 	l := newLedger()
 	expect := make([]uint32, n)
 	for i := range n {
-		l.members = append(l.members, member{room: 1, expect: expect[i : i+1]})
+		l.members = append(l.members, member{room: 1, steady: true, expect: expect[i : i+1]})
 	}
-	l.streams = []stream{{room: 1, target: everyone, copies: int32(n - 1), next: 1, left: make([]int32, 2)}}
+	l.streams = []stream{{room: 1, target: everyone, copies: int32(n - 1), past: int32(n), next: 1, left: make([]int32, 2)}}
 	return l
 }
 
@@ -20,7 +20,7 @@ func (l *ledger) sendAll(n int) {
 }
 
 func (l *ledger) finish() Violations {
-	l.settle(func(uint32) (int32, int32) { return 0, int32(len(l.members)) }, func(int32) bool { return true })
+	l.settle()
 	return l.v
 }
 
@@ -90,7 +90,8 @@ func TestLedgerFirstLostIsAGap(t *testing.T) {
 
 func TestLedgerTargeted(t *testing.T) {
 	l := room(3)
-	l.streams[0].target, l.streams[0].copies = 1, 1
+	s := &l.streams[0]
+	s.target, s.copies, s.first, s.past = 1, 1, 1, 2
 	l.sendAll(1)
 	if counts, completed := l.arrive(1, &msgHead{room: 1, seq: 1}); !counts || !completed {
 		t.Error("the target's copy does not complete the message")

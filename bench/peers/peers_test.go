@@ -1,129 +1,192 @@
-// Package peers_test checks the comparison relays as a client sees them: each is built, started as a process and
-// spoken to over real sockets. A relay that lost or reordered messages would make a benchmark of nothing.
-package peers_test
+package main
 
 import (
 	"bytes"
-	"encoding/json"
+	"context"
 	"fmt"
-	"math/rand/v2"
+	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/coder/websocket"
 )
 
-func TestPlainRequests(t *testing.T) {
-	forEachRelay(t, func(t *testing.T, p *process) {
-		f := func(path string, wantStatus int, wantKey string) {
-			t.Helper()
-			resp, err := http.Get("http://" + p.addr + path)
+// A relay that lost or reordered messages would make a benchmark of nothing: each library's is started as a process,
+// which is this test's binary, and spoken to over real sockets.
+
+const patience = 30 * time.Second
+
+func TestMain(m *testing.M) {
+	if len(os.Args) == 2 && !strings.HasPrefix(os.Args[1], "-") {
+		main()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+type process struct {
+	t    *testing.T
+	pid  int
+	addr string
+	ctx  context.Context
+}
+
+// forEach runs test against a fresh process of every library, which has to end with status 0 on SIGTERM.
+func forEach(t *testing.T, env string, test func(p *process)) {
+	for _, library := range []string{"gws", "gws-sync", "gorilla", "coder", "nbhttp"} {
+		t.Run(library, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			l, err := net.Listen("tcp", "127.0.0.1:0")
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer resp.Body.Close()
-			if resp.StatusCode != wantStatus {
-				t.Fatalf("GET %s: status %d, want %d", path, resp.StatusCode, wantStatus)
+			l.Close()
+			host, port, _ := net.SplitHostPort(l.Addr().String())
+			cmd := exec.CommandContext(ctx, os.Args[0], library)
+			cmd.Env = append(os.Environ(), "HOST="+host, "PORT="+port, env)
+			cmd.Stderr = os.Stderr
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
 			}
-			var body map[string]any
-			if wantKey == "" {
-				return
+			p := &process{t: t, pid: cmd.Process.Pid, addr: l.Addr().String(), ctx: ctx}
+			for {
+				if c, err := net.Dial("tcp", p.addr); err == nil {
+					c.Close()
+					break
+				}
+				if ctx.Err() != nil {
+					t.Fatal("it does not listen")
+				}
+				time.Sleep(5 * time.Millisecond)
 			}
-			if err := json.NewDecoder(resp.Body).Decode(&body); err != nil || body[wantKey] == nil {
-				t.Fatalf("GET %s: %v, %v, want a JSON object with %q", path, body, err, wantKey)
+			test(p)
+			cmd.Process.Signal(syscall.SIGTERM)
+			if err := cmd.Wait(); err != nil {
+				t.Errorf("after SIGTERM: %v, want status 0", err)
 			}
-		}
-		f("/", 200, "message")
-		f("/v1", 200, "version")
-		f("/v1/", 200, "version")
-		f("/v2", 404, "")
-	})
+		})
+	}
 }
 
-func TestRelaysToOthersOfTheRoom(t *testing.T) {
-	forEachRelay(t, func(t *testing.T, p *process) {
-		a, b, c := p.join("r", "a"), p.join("r", "b"), p.join("r", "c")
-		elsewhere := p.join("other", "b")
-		f := func(kind websocket.MessageType, payload string) {
-			t.Helper()
-			a.send(kind, payload)
-			b.want(kind, payload)
-			c.want(kind, payload)
-		}
-		f(websocket.MessageText, "grüße")
-		f(websocket.MessageText, `{"to":{"targetPeerId":"b"}}`)
-		f(websocket.MessageText, `{"targetPeerId":""}`)
-		f(websocket.MessageText, `"targetPeerId" but no JSON`)
-		f(websocket.MessageBinary, "\x00\xff")
-		f(websocket.MessageBinary, "ping")
-		f(websocket.MessageBinary, `{"targetPeerId":"b"}`)
-		a.wantNothing()
-		elsewhere.wantNothing()
-	})
+// client is one peer. Its methods fail the test on any error.
+type client struct {
+	*process
+	ws *websocket.Conn
 }
 
-func TestDirectMessage(t *testing.T) {
-	forEachRelay(t, func(t *testing.T, p *process) {
+// join connects and exchanges ping and pong: after that the relay surely counts the peer as a member.
+func (p *process) join(relayID, peerID string) *client {
+	p.t.Helper()
+	ws, _, err := websocket.Dial(p.ctx, fmt.Sprintf("ws://%s/v1?relayId=%s&peerId=%s", p.addr, relayID, peerID), nil)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	ws.SetReadLimit(2 << 20)
+	c := &client{p, ws}
+	c.wantNothing()
+	return c
+}
+
+func (c *client) send(kind websocket.MessageType, payload string) {
+	c.t.Helper()
+	if err := c.ws.Write(c.ctx, kind, []byte(payload)); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+func (c *client) want(kind websocket.MessageType, payload string) {
+	c.t.Helper()
+	gotKind, got, err := c.ws.Read(c.ctx)
+	if err != nil || gotKind != kind || string(got) != payload {
+		c.t.Fatalf("got %v %.60q (%d bytes), %v; want %v %.60q (%d bytes)", gotKind, got, len(got), err, kind, payload, len(payload))
+	}
+}
+
+// wantNothing uses the order of messages: whatever should not have come would have come before the pong.
+func (c *client) wantNothing() {
+	c.t.Helper()
+	c.send(websocket.MessageText, "ping")
+	c.want(websocket.MessageText, "pong")
+}
+
+const text, binary = websocket.MessageText, websocket.MessageBinary
+
+func TestWhoReceives(t *testing.T) {
+	forEach(t, "", func(p *process) {
+		resp, err := http.Get("http://" + p.addr + "/v1")
+		if err != nil || resp.StatusCode != 200 {
+			p.t.Fatalf("GET /v1: %v, %v", resp, err)
+		}
 		a, b, b2, c := p.join("r", "a"), p.join("r", "b"), p.join("r", "b"), p.join("r", "c")
 		elsewhere := p.join("other", "b")
-		toB := `{"payload":{"n":1},"targetPeerId":"b"}`
-		a.send(websocket.MessageText, toB)
-		b.want(websocket.MessageText, toB)
-		b2.want(websocket.MessageText, toB)
-		toA := `{"targetPeerId":"a"}`
-		a.send(websocket.MessageText, toA)
-		a.want(websocket.MessageText, toA)
-		a.send(websocket.MessageText, `{"targetPeerId":"nobody"}`)
-		a.send(websocket.MessageText, "pong")
-		for _, other := range []*client{a, b, b2, c, elsewhere} {
-			other.wantNothing()
-		}
-	})
-}
-
-// A room of more than a few members finds targets by another way.
-func TestDirectMessageInALargeRoom(t *testing.T) {
-	forEachRelay(t, func(t *testing.T, p *process) {
-		clients := make([]*client, 40)
-		for i := range clients {
-			clients[i] = p.join("r", fmt.Sprint("p", i/2))
-		}
-		_ = clients[9].ws.Close(websocket.StatusNormalClosure, "")
-		for i, c := range clients {
-			if i == 9 {
-				continue
-			}
-			msg := fmt.Sprintf(`{"targetPeerId":"p%d"}`, i/2)
-			clients[39].send(websocket.MessageText, msg)
-			c.want(websocket.MessageText, msg)
-			if twin := i ^ 1; twin != 9 {
-				clients[twin].want(websocket.MessageText, msg)
+		all := []*client{a, b, b2, c, elsewhere}
+		f := func(kind websocket.MessageType, payload string, to ...*client) {
+			p.t.Helper()
+			a.send(kind, payload)
+			a.wantNothing() // a's own order: the message has been dealt with
+			for _, x := range to {
+				x.want(kind, payload)
 			}
 		}
-		clients[0].wantNothing()
+		f(text, "grüße", b, b2, c)
+		f(text, `{"to":{"targetPeerId":"b"}}`, b, b2, c)
+		f(text, `{"targetPeerId":""}`, b, b2, c)
+		f(text, `"targetPeerId" but no JSON`, b, b2, c)
+		f(binary, "\x00\xff", b, b2, c)
+		f(binary, `{"targetPeerId":"b"}`, b, b2, c)
+		f(text, `{"payload":{"n":1},"targetPeerId":"b"}`, b, b2)
+		f(text, `{"targetPeerId":"nobody"}`)
+		f(text, "pong")
+		for range indexFrom { // in a larger room a target is found by another way
+			all = append(all, p.join("r", "x"))
+		}
+		f(text, `{"targetPeerId":"c"}`, c)
+		c.ws.CloseNow()
+		all = append(all[:3], all[4:]...)
+		big := strings.Repeat("fragment", 1<<17)
+		w, err := a.ws.Writer(p.ctx, text)
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		for part := range 4 {
+			fmt.Fprint(w, big[part<<18:(part+1)<<18])
+		}
+		w.Close()
+		b.want(text, big)
+		b2.want(text, big)
+		for _, x := range all[5:] {
+			if x != c {
+				x.ws.CloseNow()
+			}
+		}
+		for _, x := range []*client{a, b, b2, elsewhere} {
+			x.wantNothing()
+		}
 	})
 }
 
 func TestKeepsOrder(t *testing.T) {
-	forEachRelay(t, func(t *testing.T, p *process) {
-		sender := p.join("r", "sender")
-		recipients := make([]*client, 9)
+	forEach(t, "", func(p *process) {
+		sender, recipients := p.join("r", "sender"), make([]*client, 6)
 		for i := range recipients {
 			recipients[i] = p.join("r", fmt.Sprint("p", i))
 		}
-		const count = 1000
 		message := func(i int) string {
 			if i%3 == 0 {
 				return fmt.Sprintf(`{"targetPeerId":"p%d","n":%d}`, i%len(recipients), i)
 			}
 			return fmt.Sprintf(`{"n":%d,"pad":%q}`, i, strings.Repeat("x", i))
 		}
+		const count = 600
 		go func() {
 			for i := range count {
-				if sender.ws.Write(p.ctx, websocket.MessageText, []byte(message(i))) != nil {
+				if sender.ws.Write(p.ctx, text, []byte(message(i))) != nil {
 					return // the recipients will miss it
 				}
 			}
@@ -131,124 +194,78 @@ func TestKeepsOrder(t *testing.T) {
 		for r, c := range recipients {
 			for i := range count {
 				if i%3 != 0 || i%len(recipients) == r {
-					c.want(websocket.MessageText, message(i))
+					c.want(text, message(i))
 				}
 			}
 		}
 	})
 }
 
-func TestLargeMessages(t *testing.T) {
-	forEachRelay(t, func(t *testing.T, p *process) {
-		a, b, c := p.join("r", "a"), p.join("r", "b"), p.join("r", "c")
-		f := func(size int) {
-			t.Helper()
-			payload := make([]byte, size)
-			for i := range payload {
-				payload[i] = byte(rand.Uint32())
-			}
-			a.send(websocket.MessageBinary, string(payload))
-			b.want(websocket.MessageBinary, string(payload))
-			c.want(websocket.MessageBinary, string(payload))
-		}
-		f(125)
-		f(126)
-		f(65535)
-		f(65536)
-		f(256 << 10)
-		f(1 << 20)
-		w, err := a.ws.Writer(p.ctx, websocket.MessageText)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for range 4 {
-			_, _ = w.Write(bytes.Repeat([]byte("fragment"), 1000))
-		}
-		_ = w.Close()
-		b.want(websocket.MessageText, strings.Repeat("fragment", 4000))
-	})
-}
-
-// Connections that end in any way are let go of.
 func TestReleasesConnections(t *testing.T) {
-	openFiles := func(p *process) int {
-		files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.cmd.Process.Pid))
-		if err != nil {
-			p.t.Fatal(err)
+	forEach(t, "", func(p *process) {
+		files := func() int {
+			all, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.pid))
+			if err != nil {
+				p.t.Fatal(err)
+			}
+			return len(all)
 		}
-		return len(files)
-	}
-	forEachRelay(t, func(t *testing.T, p *process) {
 		stays := p.join("r", "stays")
-		before := openFiles(p)
-		for i := range 300 {
+		before := files()
+		for i := range 100 {
 			c := p.join("r", fmt.Sprint("p", i))
 			if i%2 == 0 {
-				_ = c.ws.Close(websocket.StatusNormalClosure, "")
+				c.ws.Close(websocket.StatusNormalClosure, "")
 			} else {
-				_ = c.ws.CloseNow()
+				c.ws.CloseNow()
 			}
 		}
-		for openFiles(p) > before {
+		for files() > before {
 			if p.ctx.Err() != nil {
-				t.Fatalf("%d open files, want the %d of before", openFiles(p), before)
+				p.t.Fatalf("%d open files, want the %d of before", files(), before)
 			}
 			time.Sleep(5 * time.Millisecond)
 		}
-		stays.send(websocket.MessageText, "nobody is here")
+		stays.send(text, "nobody is here")
 		stays.wantNothing()
 	})
 }
 
 func TestClosesSilentPeers(t *testing.T) {
-	forEachRelay(t, func(t *testing.T, p *process) {
-		silent, awake := p.join("r", "silent"), p.join("r", "awake")
-		ended := make(chan struct{})
-		go func() {
-			defer close(ended)
-			for {
-				_, payload, err := silent.ws.Read(p.ctx)
-				if err != nil {
-					return
+	forEach(t, "CONNECTION_CHECK_INTERVAL=300", func(p *process) {
+		silent := p.join("r", "silent")
+		for n := 0; ; n++ {
+			_, payload, err := silent.ws.Read(p.ctx)
+			if err != nil {
+				if p.ctx.Err() != nil || n == 0 {
+					p.t.Fatalf("ended after %d pings: %v", n, err)
 				}
-				if string(payload) != "ping" {
-					t.Errorf("silent peer got %q, want only pings", payload)
-				}
-			}
-		}()
-		for {
-			awake.want(websocket.MessageText, "ping")
-			awake.send(websocket.MessageText, "pong")
-			select {
-			case <-ended:
-				if p.ctx.Err() != nil {
-					t.Fatal("silent peer still connected")
-				}
-				awake.wantPong()
 				return
-			default:
+			}
+			if !bytes.Equal(payload, []byte("ping")) {
+				p.t.Fatalf("silent peer got %q, want only pings", payload)
 			}
 		}
-	}, "CONNECTION_CHECK_INTERVAL=100")
+	})
 }
 
 func TestClosesSlowPeers(t *testing.T) {
-	forEachRelay(t, func(t *testing.T, p *process) {
+	forEach(t, "MAX_QUEUE_BYTES=2097152", func(p *process) {
 		sender, slow, quick := p.join("r", "sender"), p.join("r", "slow"), p.join("r", "quick")
 		payload := strings.Repeat("x", 64<<10)
 		const count = 400 // 25 MiB: more than the socket buffers and the queue hold
 		for range count {
-			sender.send(websocket.MessageBinary, payload)
-			quick.want(websocket.MessageBinary, payload)
+			sender.send(binary, payload)
+			quick.want(binary, payload)
 		}
 		for range count {
 			if _, _, err := slow.ws.Read(p.ctx); err != nil {
 				if p.ctx.Err() != nil {
-					t.Fatal("slow peer was neither served nor closed")
+					p.t.Fatal("slow peer was neither served nor closed")
 				}
 				return
 			}
 		}
-		t.Fatal("slow peer got everything, want it closed")
-	}, "MAX_QUEUE_BYTES=2097152")
+		p.t.Fatal("slow peer got everything, want it closed")
+	})
 }
