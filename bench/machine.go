@@ -176,13 +176,12 @@ func readLimits(o *options) limits {
 	if m, err := proc.Meminfo(); err == nil && m.MemAvailableBytes != nil {
 		l.memory = int(*m.MemAvailableBytes)
 	}
-	for file, used := range map[string]string{"memory.max": "memory.current"} { // of our control group; "max" is no number
-		most, err := os.ReadFile("/sys/fs/cgroup/" + file)
-		now, _ := os.ReadFile("/sys/fs/cgroup/" + used)
-		if n, err2 := strconv.Atoi(strings.TrimSpace(string(most))); err == nil && err2 == nil {
-			current, _ := strconv.Atoi(strings.TrimSpace(string(now)))
-			l.memory = min(l.memory, max(n-current, 1))
-		}
+	// Of our control group; "max" is no number.
+	most, _ := os.ReadFile("/sys/fs/cgroup/memory.max")
+	if n, err := strconv.Atoi(strings.TrimSpace(string(most))); err == nil {
+		used, _ := os.ReadFile("/sys/fs/cgroup/memory.current")
+		now, _ := strconv.Atoi(strings.TrimSpace(string(used)))
+		l.memory = min(l.memory, max(n-now, 1))
 	}
 	var r syscall.Rlimit
 	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &r) == nil {
@@ -273,10 +272,8 @@ func (b *bench) doctor() int {
 			fmt.Printf("  LOW  %-24s %s: allows %d\n       raise it: %s\n", f.limit, f.have, f.fits, f.fix)
 		}
 	}
-	if how, err := howToCount(); err != nil {
+	if err := countable(os.Getpid()); err != nil {
 		fmt.Printf("System calls cannot be counted: %v\n", err)
-	} else {
-		fmt.Printf("System calls are counted by %s.\n", how)
 	}
 	if fits < n {
 		fmt.Printf("%d fit as it is.\n", fits)

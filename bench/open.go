@@ -45,12 +45,6 @@ func (s *session) openLoop(ctx context.Context, r *report.Round, d time.Duration
 	r.Metrics[report.Lag] = percentile(lag, 99)
 	// In an open loop nobody needs to be at a limit. But lateness of the load's own counts as the relay's.
 	r.LoadBound = r.Metrics[report.Lag] > lateShare*r.Metrics[report.P99]
-	r.Series[report.PercentileCurve] = nil
-	// The curve ends where fewer than ten values lie above: beyond that it would show single events.
-	for above := 1.0; above >= 1e-4 && above*float64(latency.TotalCount()) >= 10; above /= math.Sqrt2 {
-		p := 100 * (1 - above)
-		r.Series[report.PercentileCurve] = append(r.Series[report.PercentileCurve], report.Point{X: p, Y: percentile(latency, p)})
-	}
 	return nil
 }
 
@@ -156,9 +150,6 @@ func (s *session) offer(ctx context.Context, sc *scenario, r *report.Round, shar
 		// Closing peers that fall behind is what a relay should do when it is asked for more than it can. Losing a message
 		// of one that stays connected is not.
 		*v = load.Violations{}
-	}
-	if p99 := x.Metrics[report.P99]; !math.IsNaN(p99) {
-		r.Series[report.P99Curve] = append(r.Series[report.P99Curve], report.Point{X: offered, Y: p99})
 	}
 	if kept {
 		r.Metrics[report.Sustained] = delivered

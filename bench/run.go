@@ -28,9 +28,7 @@ type bench struct {
 	saturation   float64 // messages per second, of some server (latency)
 	uncalibrated error   // why there is no saturation
 	countless    error   // why system calls are not counted
-
-	began         time.Time
-	done, planned float64 // seconds of measuring
+	began        time.Time
 }
 
 func newBench(o *options) (*bench, error) {
@@ -121,13 +119,7 @@ func (b *bench) describeRun() {
 	if o.target != "" && o.pid == 0 {
 		r.Notes = append(r.Notes, "The target's process is not known (-pid), so there are no figures of CPU time, memory and system calls.")
 	}
-	how, err := howToCount()
-	switch {
-	case err != nil:
-		b.countless = err
-	case strings.HasPrefix(how, "strace"):
-		r.Notes = append(r.Notes, "System calls were counted by "+how+".")
-	}
+	b.countless = countable(os.Getpid())
 }
 
 // buildAll makes the servers' binaries; one that cannot be built is left out, and the report says why.
@@ -173,11 +165,8 @@ func (b *bench) loopPair() []*server {
 
 // measureAll goes through scenarios, rounds and servers, in an order that rotates so that none is always first.
 func (b *bench) measureAll(ctx context.Context) {
-	for _, sc := range b.scenarios {
-		b.planned += b.seconds(sc) * float64(b.opt.rounds*len(b.usable))
-	}
-	b.say("about %s", time.Duration(b.planned)*time.Second)
-	for _, sc := range b.scenarios {
+	for i, sc := range b.scenarios {
+		b.say("scenario %d of %d, after %s: %s", i+1, len(b.scenarios), time.Since(b.began).Round(time.Second), sc.title)
 		servers, base := b.usable, b.report.Against
 		if sc.loops {
 			if servers, base = b.loopPair(), "1 loop"; servers == nil {
@@ -238,7 +227,6 @@ func (b *bench) round(ctx context.Context, sc *scenario, servers []*server, roun
 	if ctx.Err() != nil {
 		return // an interrupted round says nothing
 	}
-	b.done += b.seconds(sc) * float64(len(left))
 	var figures []string
 	for i, r := range rounds {
 		r.Clean()
@@ -246,8 +234,7 @@ func (b *bench) round(ctx context.Context, sc *scenario, servers []*server, roun
 		res.Rounds = append(res.Rounds, r)
 		figures = append(figures, left[i].name+" "+r.Line(sc.primary[0]))
 	}
-	rest := time.Since(b.began).Seconds() / b.done * (b.planned - b.done)
-	b.say("%s, round %d of %d: %s (%s left)", sc.name, round+1, b.opt.rounds, strings.Join(figures, ", "), time.Duration(max(rest, 0))*time.Second)
+	b.say("%s, round %d of %d: %s", sc.name, round+1, b.opt.rounds, strings.Join(figures, ", "))
 }
 
 // measureOne is one round of one server where they take no turns.
@@ -268,22 +255,6 @@ func (b *bench) measureOne(ctx context.Context, sc *scenario, srv *server) *repo
 		r.Error = err.Error()
 	}
 	return r
-}
-
-// seconds is roughly how long one measurement takes, start and stop included; only to say how much is left.
-func (b *bench) seconds(sc *scenario) float64 {
-	o := b.opt
-	switch {
-	case sc.shape.Rooms == 0:
-		return 3*(o.heartbeat+settle).Seconds() + 0.5 + float64(o.conns)/10000
-	case sc.name == "latency":
-		return 0.5 + (5*o.duration + 4*(o.warmup+latest)).Seconds()
-	case sc.name == "connect":
-		return 1
-	case sc.name == "slow":
-		return 1 + o.duration.Seconds() + sc.length(o).Seconds()
-	}
-	return 0.6 + o.warmup.Seconds() + 1.4*sc.length(o).Seconds()
 }
 
 // note adds a remark to the scenario under way, once.

@@ -155,7 +155,7 @@ func TestRunEveryKind(t *testing.T) {
 	if len(r.Scenarios) != 7 || r.Interrupted || r.Against != "b" {
 		t.Fatalf("%d scenarios, interrupted: %v, against %s; want 7, false, b", len(r.Scenarios), r.Interrupted, r.Against)
 	}
-	_, countless := howToCount()
+	countless := countable(os.Getpid())
 	for _, s := range r.Scenarios {
 		for _, res := range s.Results {
 			if len(res.Rounds) != 1 || res.Rounds[0].Failed() {
@@ -194,6 +194,7 @@ func TestRunEveryKind(t *testing.T) {
 func TestRunFailsOnFaults(t *testing.T) {
 	f := func(scenario, fault, want string) {
 		t.Run(fault, func(t *testing.T) {
+			t.Parallel()
 			r, v := measure(t, 1, "-servers=", itself(t, "faulty", "relay {port} "+fault), "-run", "^"+scenario+"$",
 				"-duration", "80ms", "-warmup", "10ms", "-rounds", "1", "-timeout", "4s")
 			if verdict := r.Scenarios[0].Verdict; !strings.Contains(verdict, "FAILURE of faulty") || !strings.Contains(verdict, want) {
@@ -308,6 +309,26 @@ func waitFor(t *testing.T, what string, holds func() bool) {
 	}
 }
 
+// TestBuiltInServers checks the relays that bench makes, this one included, by its own means: every message, of every
+// pattern, large ones and beside peers that come and go; and heartbeats.
+func TestBuiltInServers(t *testing.T) {
+	r, _ := measure(t, 0, "-servers=relaygate,gws,gws-sync,gorilla,coder,nbhttp", "-repo=..", "-bin", t.TempDir(),
+		"-run", "^(chat|direct|star|big-256k|churn|idle)$", "-rounds=1", "-duration=200ms", "-conns=300", "-heartbeat=300ms")
+	for _, s := range r.Scenarios {
+		for _, res := range s.Results {
+			m := res.Rounds[0].Metrics
+			if pings, ok := m[report.Pinged]; s.Name == "idle" && (!ok || pings < 0.5 || pings > 1.5) {
+				t.Errorf("%s sent %v pings per peer and interval, want 1", res.Server, pings)
+			}
+		}
+	}
+	for _, s := range r.Servers {
+		if !strings.Contains(s.Version, "go1.") {
+			t.Errorf("version of %s: %q", s.Name, s.Version)
+		}
+	}
+}
+
 // TestTarget measures a relay that is already running, over a range of addresses.
 func TestTarget(t *testing.T) {
 	port, err := freePort()
@@ -413,22 +434,4 @@ func TestWrongUse(t *testing.T) {
 	f("-server-cpus", "-server-cpus", "x")
 	f("CPU 4095", "-load-cpus", "4095")
 	f("-addresses", "-addresses", "127.0.0.9-127.0.0.1")
-}
-
-// TestStraceTable reads what strace prints; where the kernel counts, nothing else here does.
-func TestStraceTable(t *testing.T) {
-	calls, written, err := parseStrace(`% time     seconds  usecs/call     calls    errors syscall
------- ----------- ----------- --------- --------- ----------------
- 60,00    0.000984           6       144        19 write
- 30.00    0.000500           6        10           sendto
- 10.00    0.000100           6        46           read
------- ----------- ----------- --------- --------- ----------------
-100.00    0.001584           6       200        19 total
-`)
-	if err != nil || calls != 200 || written != 154 {
-		t.Errorf("%v calls, %v writes, %v; want 200, 154", calls, written, err)
-	}
-	if _, _, err := parseStrace(""); err == nil {
-		t.Error("an empty table counts nothing, without an error")
-	}
 }

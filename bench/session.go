@@ -220,7 +220,7 @@ func (s *session) counted(pass func() (n float64, err error), found func(calls, 
 	if s.pid == 0 || s.b.countless != nil {
 		return nil
 	}
-	c, err := s.b.count(s.pid)
+	c, err := count(s.pid)
 	if err != nil {
 		s.b.countless = err
 		return nil

@@ -81,14 +81,6 @@ func (r *Report) charts() (out []Chart) {
 	if s := r.scenario(ResidentPerPeer); s != nil {
 		out = append(out, r.barChart(s, ResidentPerPeer).chart("memory.svg"))
 	}
-	if s := r.scenario(Sustained); s != nil {
-		if c := r.lineChart(s, P99Curve, "99th percentile of latency over the offered rate", "ms (log scale) over deliveries per second offered", straight); c != nil {
-			out = append(out, c.chart("p99.svg"))
-		}
-		if c := r.lineChart(s, PercentileCurve, "Latency at half of the saturation", "ms (log scale) over percentiles", nines); c != nil {
-			out = append(out, c.chart("latency.svg"))
-		}
-	}
 	return out
 }
 
@@ -100,17 +92,6 @@ func (r *Report) scenario(name string) *Scenario {
 		}
 	}
 	return nil
-}
-
-// scale maps values to places on an axis of a chart.
-type scale struct {
-	of       func(float64) float64
-	low, top float64 // values at both ends
-	from, to float64 // places
-}
-
-func (s scale) at(v float64) float64 {
-	return s.from + (s.of(v)-s.of(s.low))/(s.of(s.top)-s.of(s.low))*(s.to-s.from)
 }
 
 // logTicks are 1, 2 and 5 of every power of ten, as far as they lie within.
@@ -156,11 +137,11 @@ func (r *Report) ratioChart() *canvas {
 		return nil
 	}
 	c := r.newCanvas("CPU time per delivered message", "times "+r.Against+"'s in the same round (log scale; left is better)", names)
-	axis := scale{math.Log, low, high, 12, width - 12}
+	at := func(v float64) float64 { return 12 + math.Log(v/low)/math.Log(high/low)*(width-24) }
 	top, bottom := c.y, c.y+float64(len(rows))*32
 	last := math.Inf(-1)
 	for _, v := range logTicks(low, high) {
-		x := axis.at(v)
+		x := at(v)
 		c.line(x, top, x, bottom, map[bool]string{true: "b", false: "g"}[v == 1])
 		if x-last > 24 {
 			c.text(x, bottom+13, "middle", "s", short(v))
@@ -171,7 +152,7 @@ func (r *Report) ratioChart() *canvas {
 		c.text(12, c.y+12, "start", "", row.title)
 		for _, name := range names {
 			if v, ok := row.ratios[name]; ok {
-				c.dot(axis.at(v), c.y+22, r.colour(name))
+				c.dot(at(v), c.y+22, r.colour(name))
 			}
 		}
 		c.y += 32
@@ -201,70 +182,4 @@ func (r *Report) barChart(s *Scenario, name string) *canvas {
 		c.y += 22
 	}
 	return c
-}
-
-// straight and nines are axes: as it is, and one on which 90, 99 and 99.9 per cent are equally far apart.
-func straight(v float64) float64 { return v }
-
-func nines(percentile float64) float64 { return -math.Log10(1 - percentile/100) }
-
-// lineChart has a curve for each server: the medians over the rounds, on a logarithmic scale of milliseconds.
-func (r *Report) lineChart(s *Scenario, curve, title, unit string, along func(float64) float64) *canvas {
-	curves, names := map[string][]Point{}, []string(nil)
-	low, high, left, right := math.Inf(1), 0.0, math.Inf(1), 0.0
-	for _, res := range s.Results {
-		for _, p := range res.medianCurve(curve) {
-			curves[res.Server] = append(curves[res.Server], p)
-			low, high, left, right = min(low, p.Y), max(high, p.Y), min(left, p.X), max(right, p.X)
-		}
-		if len(curves[res.Server]) > 1 {
-			names = append(names, res.Server)
-		}
-	}
-	if len(names) == 0 {
-		return nil
-	}
-	c := r.newCanvas(title, unit, names)
-	top, bottom := c.y, c.y+190
-	y := scale{math.Log, low / 1.2, high * 1.2, bottom, top}
-	x := scale{along, left, right, 46, width - 20}
-	for _, v := range logTicks(y.low, y.top) {
-		c.line(x.from, y.at(v), x.to, y.at(v), "g")
-		c.text(x.from-5, y.at(v)+4, "end", "s", short(v))
-	}
-	ticks := []float64{0, 50, 90, 99, 99.9, 99.99}
-	if curve == P99Curve {
-		ticks = []float64{left, (left + right) / 2, right}
-	}
-	for _, v := range ticks {
-		if v >= left && v <= right {
-			c.text(x.at(v), bottom+14, "middle", "s", strings.TrimSuffix(number(v, map[bool]int{true: 2}[v > 99.9 && v < 100]), ".00"))
-		}
-	}
-	for _, name := range names {
-		var points []string
-		for _, p := range curves[name] {
-			points = append(points, fmt.Sprintf("%.1f,%.1f", x.at(p.X), y.at(p.Y)))
-		}
-		fmt.Fprintf(&c.body, `<polyline points="%s" fill="none" stroke="%s" stroke-width="2"/>`, strings.Join(points, " "), r.colour(name))
-	}
-	c.y = bottom + 18
-	return c
-}
-
-// medianCurve is the point-by-point median of a curve over the rounds.
-func (r *Result) medianCurve(name string) (out []Point) {
-	byX := map[float64][]float64{}
-	for _, x := range r.Rounds {
-		for _, p := range x.Series[name] {
-			if p.Y > 0 && !x.Failed() {
-				byX[p.X] = append(byX[p.X], p.Y)
-			}
-		}
-	}
-	for x, y := range byX {
-		out = append(out, Point{X: x, Y: spread(y).Median})
-	}
-	slices.SortFunc(out, func(a, b Point) int { return int(math.Copysign(1, a.X-b.X)) })
-	return out
 }

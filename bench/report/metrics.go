@@ -42,12 +42,6 @@ const (
 	Stolen            = "stolen_cpu"
 )
 
-// Curves in report.json.
-const (
-	PercentileCurve = "latency_ms_by_percentile"
-	P99Curve        = "p99_ms_by_offered"
-)
-
 // Metric says how to read a number.
 type Metric struct {
 	Name   string

@@ -88,21 +88,14 @@ type Result struct {
 // Round is one measurement.
 type Round struct {
 	Metrics    map[string]float64 `json:"metrics"`
-	Series     map[string][]Point `json:"series,omitempty"`
 	LoadBound  bool               `json:"loadBound"` // the load generator, not the server, was at its limit
 	Disturbed  bool               `json:"disturbed"` // others took a tenth of a CPU or more
 	Violations load.Violations    `json:"violations"`
 	Error      string             `json:"error,omitempty"`
 }
 
-// Point is one point of a curve.
-type Point struct {
-	X float64 `json:"x"`
-	Y float64 `json:"y"`
-}
-
 // NewRound is an empty measurement.
-func NewRound() *Round { return &Round{Metrics: map[string]float64{}, Series: map[string][]Point{}} }
+func NewRound() *Round { return &Round{Metrics: map[string]float64{}} }
 
 // Failed tells whether a round broke a promise or did not complete.
 func (r *Round) Failed() bool { return r.Error != "" || r.Violations.Total() > 0 }
