@@ -86,8 +86,6 @@ func (w *worker) connect(i int32) error {
 	c := &w.conns[i]
 	c.state = dialing
 	c.life++
-	c.left, c.inFrame, c.rest = c.left[:0], false, 0
-	c.out = c.out[:0]
 	src, dst, family := w.dialer.target.addresses(int(c.nth))
 	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -194,8 +192,6 @@ func (w *worker) closeSocket(c *conn, reset bool) {
 	}
 	c.fd = -1
 	c.state = gone
-	c.inFrame = false
-	c.rest = 0
-	c.left = c.left[:0]
-	c.out = c.out[:0]
+	c.opcode = 0
+	c.left, c.out, c.parts = c.left[:0], c.out[:0], c.parts[:0]
 }

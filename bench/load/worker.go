@@ -77,7 +77,7 @@ func newWorker(cpu int, base time.Time) (*worker, error) {
 	}
 	return &worker{
 		cpu: cpu, ep: ep, wake: wake, calls: make(chan func(), 16), base: base,
-		events: make([]unix.EpollEvent, 256), buf: make([]byte, 128<<10), led: newLedger(),
+		events: make([]unix.EpollEvent, 256), buf: make([]byte, MaxSize+2*readSize), led: newLedger(),
 		latency: histogram(), lag: histogram(), recordTo: math.MaxInt64,
 	}, nil
 }
