@@ -71,8 +71,13 @@ var allowedCPUs = func() func() []int {
 	return func() []int { return cpus }
 }()
 
-// stepAside moves what runs in this process beside the load's threads to the load's CPUs, away from the servers.
-func stepAside(cpus []int) {
+// stepAside moves what runs in this process beside the load's threads to the load's CPUs, away from the servers. The
+// load's threads pin themselves later, each to its own.
+func (b *bench) stepAside(cpus []int) {
+	if slices.Equal(b.aside, cpus) {
+		return
+	}
+	b.aside = cpus
 	runtime.GOMAXPROCS(len(cpus) + 2)
 	tasks, _ := os.ReadDir("/proc/self/task")
 	for _, t := range tasks {

@@ -147,7 +147,7 @@ func (s *session) offer(ctx context.Context, sc *scenario, r *report.Round, shar
 		return false, err
 	}
 	kept := delivered > 0.95*offered
-	if v := &r.Violations; !kept && v.Total() == v.Disconnected {
+	if v := &r.Violations; !kept && v.Total() == v.Counts[load.Disconnected] {
 		// Closing peers that fall behind is what a relay should do when it is asked for more than it can. Losing a message
 		// of one that stays connected is not.
 		*v = load.Violations{}

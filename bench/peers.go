@@ -18,11 +18,10 @@ func (s *session) connects(ctx context.Context, sc *scenario, r *report.Round) e
 		if h, err = do(); err != nil {
 			return 0, h, err
 		}
-		err = s.fleet.Greet(ctx, limit)
 		if used := load.CPUClock(s.pid) - before; used > 0 {
 			perCPU = float64(h.Opened) / used.Seconds()
 		}
-		return perCPU, h, err
+		return perCPU, h, s.fleet.Greet(ctx, limit)
 	}
 	perCPU, h, err := handshakes(func() (load.Handshakes, error) {
 		return s.fleet.Connect(ctx, limit, s.target, sc.shape, parallel)

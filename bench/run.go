@@ -21,6 +21,7 @@ type bench struct {
 	scenarios []*scenario
 	limits    limits
 	spawn     spawner
+	aside     []int  // the CPUs that this process has moved to
 	logs      string // directory of the servers' output
 	now       *report.Scenario
 	report    report.Report

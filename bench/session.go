@@ -33,7 +33,7 @@ func (b *bench) begin(ctx context.Context, srv *server, sc *scenario) (s *sessio
 	if srv.loadCPUs != nil {
 		s.load = srv.loadCPUs
 	}
-	stepAside(s.load)
+	b.stepAside(s.load)
 	if rooms := sc.shape.Rooms; rooms > 0 && rooms < len(s.load) {
 		s.load = s.load[:rooms] // a room is one thread's
 	}

@@ -137,13 +137,11 @@ func (w *worker) message(i int32, opcode byte, b []byte) {
 		return
 	}
 	if want := w.shape.opcode(); opcode != want {
-		w.led.v.Corrupted++
-		w.led.v.example("peer %d got a message with opcode %d where %d was sent", i, opcode, want)
+		w.led.v.add(Corrupted, 1, "peer %d got a message with opcode %d where %d was sent", i, opcode, want)
 	}
 	var h msgHead
 	if len(b) != w.shape.Size || !parseHead(b, &h) || !intact(b[h.size:]) {
-		w.led.v.Corrupted++
-		w.led.v.example("peer %d got %d bytes that nobody sent: %.60q", i, len(b), b)
+		w.led.v.add(Corrupted, 1, "peer %d got %d bytes that nobody sent: %.60q", i, len(b), b)
 		return
 	}
 	w.arrived(i, &h)

@@ -157,8 +157,7 @@ func (w *worker) ended(i int32, why error) {
 			d.why = why.Error()
 		}
 		if !d.awaited {
-			w.led.v.Refused++
-			w.led.v.example("peer %d was not let in again: %v", i, why)
+			w.led.v.add(Refused, 1, "peer %d was not let in again: %v", i, why)
 		}
 	case leaving:
 		w.leaving--
@@ -170,8 +169,7 @@ func (w *worker) ended(i int32, why error) {
 			w.marks.Dropped++
 			return
 		}
-		w.led.v.Disconnected++
-		w.led.v.example("peer %d was disconnected: %v", i, why)
+		w.led.v.add(Disconnected, 1, "peer %d was disconnected: %v", i, why)
 	}
 }
 

@@ -322,15 +322,14 @@ func (f *Fleet) Halt(ctx context.Context, limit time.Duration) (Violations, erro
 	parts := make(chan Violations, len(f.workers))
 	f.do(func(w *worker) {
 		if n := w.away(); n > 0 {
-			w.led.v.Refused += uint64(n)
-			w.led.v.example("%d peers left and did not come back: no answer to their close frame or to their handshake", n)
+			w.led.v.add(Refused, n, "%d peers left and did not come back: no answer to their close frame or to their handshake", n)
 		}
 		w.led.settle()
 		parts <- w.led.v
 	})
 	var v Violations
 	for range f.workers {
-		v.Add(<-parts)
+		v.merge(<-parts)
 	}
 	return v, err
 }

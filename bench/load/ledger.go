@@ -2,68 +2,67 @@ package load
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 )
 
-// Violations counts what a relay must never do. A run with any of them is a failure.
+// What a relay must never do. A run with any of it is a failure.
+const (
+	Lost         = "lost"                   // never arrived at a recipient that stayed connected
+	Duplicated   = "doubled"                // arrived twice
+	Reordered    = "out of order"           // arrived after a later one of the same sender
+	Stranger     = "to a stranger"          // arrived at a peer it was not for
+	Corrupted    = "corrupted"              // bytes changed, or a frame that is no WebSocket frame
+	Disconnected = "peers disconnected"     // by the relay, without cause
+	Refused      = "peers not let in again" // or their close frame met no answer
+)
+
+// Violations counts it, and keeps the first few in words: they say what is wrong, the counts how much.
 type Violations struct {
-	Lost         uint64   `json:"lost"`         // never arrived at a recipient that stayed connected
-	Duplicated   uint64   `json:"duplicated"`   // arrived twice
-	Reordered    uint64   `json:"reordered"`    // arrived after a later one of the same sender
-	Stranger     uint64   `json:"stranger"`     // arrived at a peer it was not for
-	Corrupted    uint64   `json:"corrupted"`    // bytes changed, or a frame that is no WebSocket frame
-	Disconnected uint64   `json:"disconnected"` // peers that the relay closed without cause
-	Refused      uint64   `json:"refused"`      // peers that left and were not let in again, or whose close frame met no answer
-	Examples     []string `json:"examples,omitempty"`
+	Counts   map[string]uint64 `json:"counts,omitempty"`
+	Examples []string          `json:"examples,omitempty"`
+}
+
+const maxExamples = 5
+
+func (v *Violations) add(kind string, n int, format string, args ...any) {
+	if v.Counts == nil {
+		v.Counts = map[string]uint64{}
+	}
+	v.Counts[kind] += uint64(n)
+	if len(v.Examples) < maxExamples {
+		v.Examples = append(v.Examples, fmt.Sprintf(format, args...))
+	}
 }
 
 // Total is the number of violations of all kinds.
-func (v *Violations) Total() uint64 {
-	return v.Lost + v.Duplicated + v.Reordered + v.Stranger + v.Corrupted + v.Disconnected + v.Refused
+func (v *Violations) Total() (total uint64) {
+	for _, n := range v.Counts {
+		total += n
+	}
+	return total
 }
 
-// Add sums another worker's counts into v.
-func (v *Violations) Add(w Violations) {
-	v.Lost += w.Lost
-	v.Duplicated += w.Duplicated
-	v.Reordered += w.Reordered
-	v.Stranger += w.Stranger
-	v.Corrupted += w.Corrupted
-	v.Disconnected += w.Disconnected
-	v.Refused += w.Refused
-	for _, e := range w.Examples {
-		v.example("%s", e)
+// merge adds another worker's.
+func (v *Violations) merge(w Violations) {
+	for kind, n := range w.Counts {
+		if v.Counts == nil {
+			v.Counts = map[string]uint64{}
+		}
+		v.Counts[kind] += n
 	}
+	v.Examples = append(v.Examples, w.Examples...)
+	v.Examples = v.Examples[:min(len(v.Examples), maxExamples)]
 }
 
 // String names what was broken, with an example.
 func (v *Violations) String() string {
 	var out []string
-	count := func(n uint64, what string) {
-		if n > 0 {
-			out = append(out, fmt.Sprintf("%d %s", n, what))
-		}
+	for _, kind := range slices.Sorted(maps.Keys(v.Counts)) {
+		out = append(out, fmt.Sprintf("%d %s", v.Counts[kind], kind))
 	}
-	count(v.Lost, "lost")
-	count(v.Duplicated, "doubled")
-	count(v.Reordered, "out of order")
-	count(v.Stranger, "to a stranger")
-	count(v.Corrupted, "corrupted")
-	count(v.Disconnected, "peers disconnected")
-	count(v.Refused, "peers not let in again")
-	if len(v.Examples) > 0 {
-		out = append(out, "e.g. "+v.Examples[0])
-	}
-	return strings.Join(out, ", ")
-}
-
-// maxExamples bounds the text: the first few say what is wrong, the counts how much.
-const maxExamples = 5
-
-func (v *Violations) example(format string, args ...any) {
-	if len(v.Examples) < maxExamples {
-		v.Examples = append(v.Examples, fmt.Sprintf(format, args...))
-	}
+	return strings.Join(append(out, "e.g. "+v.Examples[0]), ", ")
 }
 
 // everyone is a stream's target when it broadcasts.
@@ -118,19 +117,16 @@ func newLedger() *ledger { return &ledger{gaps: map[gap]struct{}{}} }
 func (l *ledger) arrive(peer int32, h *msgHead) (counts, completed bool) {
 	m := &l.members[peer]
 	if h.room != m.room || int(h.stream) >= len(l.streams) {
-		l.v.Stranger++
-		l.v.example("peer %d of room %d got a message of room %d, stream %d", peer, m.room, h.room, h.stream)
+		l.v.add(Stranger, 1, "peer %d of room %d got a message of room %d, stream %d", peer, m.room, h.room, h.stream)
 		return false, false
 	}
 	s := &l.streams[h.stream]
 	if s.room != m.room || s.sender == peer && s.target != peer || s.target != everyone && s.target != peer {
-		l.v.Stranger++
-		l.v.example("peer %d got message %d of stream %d (from peer %d to %d)", peer, h.seq, h.stream, s.sender, s.target)
+		l.v.add(Stranger, 1, "peer %d got message %d of stream %d (from peer %d to %d)", peer, h.seq, h.stream, s.sender, s.target)
 		return false, false
 	}
 	if h.seq == 0 || h.seq >= s.next {
-		l.v.Corrupted++
-		l.v.example("peer %d got message %d of stream %d, which was never sent", peer, h.seq, h.stream)
+		l.v.add(Corrupted, 1, "peer %d got message %d of stream %d, which was never sent", peer, h.seq, h.stream)
 		return false, false
 	}
 	want := m.expect[s.slot]
@@ -162,19 +158,16 @@ func (l *ledger) outOfTurn(peer int32, h *msgHead, m *member, want uint32) bool 
 			for seq := want; seq < h.seq; seq++ {
 				l.gaps[gap{uint32(peer), h.stream, seq}] = struct{}{}
 			}
-			l.v.example("peer %d got message %d of stream %d when %d was next", peer, h.seq, h.stream, want)
 		}
 		return true
 	}
 	g := gap{uint32(peer), h.stream, h.seq}
 	if _, missing := l.gaps[g]; missing {
 		delete(l.gaps, g)
-		l.v.Reordered++
-		l.v.example("peer %d got message %d of stream %d after later ones", peer, h.seq, h.stream)
+		l.v.add(Reordered, 1, "peer %d got message %d of stream %d after later ones", peer, h.seq, h.stream)
 		return true
 	}
-	l.v.Duplicated++
-	l.v.example("peer %d got message %d of stream %d again", peer, h.seq, h.stream)
+	l.v.add(Duplicated, 1, "peer %d got message %d of stream %d again", peer, h.seq, h.stream)
 	return false
 }
 
@@ -199,11 +192,12 @@ func (l *ledger) settle() {
 			}
 			want := max(m.expect[s.slot], 1)
 			if missing := s.next - want; missing > 0 {
-				l.v.Lost += uint64(missing)
-				l.v.example("peer %d never got messages %d to %d of stream %d", p, want, s.next-1, i)
+				l.v.add(Lost, int(missing), "peer %d never got messages %d to %d of stream %d", p, want, s.next-1, i)
 			}
 		}
 	}
-	l.v.Lost += uint64(len(l.gaps))
+	for g := range l.gaps {
+		l.v.add(Lost, 1, "peer %d never got message %d of stream %d", g.peer, g.seq, g.stream)
+	}
 	clear(l.gaps)
 }

@@ -8,6 +8,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"relaygate/bench/load"
 )
 
 // sample is a report of one scenario, with these costs per delivery, one for each round.
@@ -68,7 +70,7 @@ func TestVerdictNamesWhatWentWrong(t *testing.T) {
 	if f := r.Faults(); f != nil {
 		t.Errorf("a report without a failure has %v", f)
 	}
-	r.Scenarios[0].Results[1].Rounds[1].Violations.Lost = 3
+	r.Scenarios[0].Results[1].Rounds[1].Violations = load.Violations{Counts: map[string]uint64{load.Lost: 3}, Examples: []string{"x"}}
 	r.Scenarios[0].Results[1].Rounds[1].Metrics[CPUPerDelivery] = 1000
 	r.Conclude()
 	if v := r.Scenarios[0].Verdict; len(r.Faults()) != 1 || !strings.Contains(v, "FAILURE of gws, round 2: 3 lost") {
@@ -126,7 +128,7 @@ func TestCompareIncomplete(t *testing.T) {
 	f(0, "", func(*Report) {})
 	f(2, "nothing in common", func(r *Report) { r.Scenarios = nil })
 	f(2, "interrupted", func(r *Report) { r.Interrupted = true })
-	f(1, "FAILED: pair: gws, round 1: 1 lost", func(r *Report) { r.Scenarios[0].Results[1].Rounds[0].Violations.Lost = 1 })
+	f(1, "FAILED: pair: gws, round 1: it broke", func(r *Report) { r.Scenarios[0].Results[1].Rounds[0].Error = "it broke" })
 	f(1, "FAILED: gws: no compiler", func(r *Report) { r.Servers[1].Error = "no compiler" })
 	f(0, "Not the same: kernel", func(r *Report) { r.Machine.Kernel = "Linux 7" })
 
