@@ -5,7 +5,7 @@
 // servers over the wire only and imports nothing of relaygate.
 //
 // The walk: options.go → server.go builds → run.go goes through scenarios.go, rounds and servers; each measurement is a
-// session.go: start, connect, warm up, measure (closed.go, open.go, peers.go), check every message, stop → report.
+// session.go: start, connect, warm up, measure (closed.go, open.go, connections.go), check every message, stop → report.
 package main
 
 import (
