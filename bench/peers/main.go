@@ -49,7 +49,7 @@ func main() {
 		fmt.Fprintln(os.Stderr, "usage: peers gws|gws-sync|gorilla|coder|nbhttp")
 		os.Exit(2)
 	}
-	go r.heartbeat()
+	go r.heartbeat(context.Background())
 	go func() {
 		fmt.Fprintln(os.Stderr, libraries[os.Args[1]](r))
 		os.Exit(1)

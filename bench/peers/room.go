@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -21,7 +22,13 @@ type relay struct {
 	settings settings
 	mu       sync.Mutex
 	rooms    map[string]*room
+	slots    [slots][]*member // of the heartbeat
+	joins    int
 }
+
+// slots is how many parts the members are pinged in, so that an interval's pings spread over it. A member keeps its slot,
+// and so has a whole interval for its answer.
+const slots = 100
 
 // room holds its members as a list that is never changed, only replaced, so that nobody locks to read it.
 type room struct {
@@ -40,6 +47,8 @@ type member struct {
 	conn  conn
 	id    string
 	room  *room
+	slot  int
+	at    int // place in its slot
 	heard atomic.Bool
 }
 
@@ -57,6 +66,10 @@ func (r *relay) join(relayID, peerID string, c conn) *member {
 	m.room = x
 	old := x.list.Load().members
 	x.list.Store(&list{members: append(old[:len(old):len(old)], m)})
+	r.joins++
+	m.slot = r.joins % slots
+	m.at = len(r.slots[m.slot])
+	r.slots[m.slot] = append(r.slots[m.slot], m)
 	return m
 }
 
@@ -73,6 +86,11 @@ func (r *relay) leave(m *member) {
 		delete(r.rooms, m.room.id)
 	}
 	m.room.list.Store(&list{members: slices.Concat(old[:i], old[i+1:])})
+	same := r.slots[m.slot]
+	last := len(same) - 1
+	same[m.at], same[last].at = same[last], m.at
+	same[last] = nil
+	r.slots[m.slot] = same[:last]
 }
 
 // answered notes that something came from m, and answers or swallows what is not to be relayed.
@@ -142,25 +160,23 @@ func (l *list) named(id []byte) (to []*member) {
 }
 
 // heartbeat looks at every member once per interval: it closes those from which nothing came since the last look and
-// pings the others, a hundredth of them at a time.
-func (r *relay) heartbeat() {
-	const parts = 100
-	tick := time.NewTicker(max(r.settings.checkInterval/parts, time.Microsecond))
-	for {
-		var all []*member
-		r.mu.Lock()
-		for _, x := range r.rooms {
-			all = append(all, x.list.Load().members...)
+// pings the others.
+func (r *relay) heartbeat(ctx context.Context) {
+	tick := time.NewTicker(max(r.settings.checkInterval/slots, time.Microsecond))
+	for i := 0; ; i = (i + 1) % slots {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
 		}
+		r.mu.Lock()
+		due := slices.Clone(r.slots[i])
 		r.mu.Unlock()
-		for i := range parts {
-			<-tick.C
-			for _, m := range all[len(all)*i/parts : len(all)*(i+1)/parts] {
-				if m.heard.Swap(false) {
-					m.conn.send(true, []byte("ping"))
-				} else {
-					m.conn.close()
-				}
+		for _, m := range due {
+			if m.heard.Swap(false) {
+				m.conn.send(true, []byte("ping"))
+			} else {
+				m.conn.close()
 			}
 		}
 	}
