@@ -48,7 +48,7 @@ type options struct {
 const usage = `bench measures WebSocket relays of the v1 contract and writes a report.
 
   bench                          all scenarios, all servers (build them, start them, compare them)
-  bench -quick                   relaygate and gws, few scenarios, about a minute
+  bench -quick                   relaygate and gws, few scenarios, a minute or two
   bench -run 'fanout|chat'       some scenarios; -list names them
   bench -server mine='./mine --port {port}'
                                  relaygate beside any relay that speaks v1; -against mine takes the ratios to that one
