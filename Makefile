@@ -10,8 +10,8 @@ COMMIT ?= $(shell git describe --always --dirty --abbrev=8 --exclude='*' 2>/dev/
 GOFUMPT := mvdan.cc/gofumpt@v0.12.0
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-# The relays that bench compares with are a module of their own, so that the product's stays clean.
-MODULES := . bench/peers
+# The benchmark, with the relays that it compares, is a module of its own, so that the product's stays clean.
+MODULES := . bench
 
 # What README.md's client does is tested in a browser and in Node: each test is built
 # where its program is installed, those of the browser also where CI asks for them.
@@ -22,7 +22,7 @@ TAGS = $(if $(CI)$(shell command -v chromium),browser),$(if $(HAS_NODE),node)
 FUZZTIME ?= 5s
 CONNS ?= 15000
 
-.PHONY: help build run test race lint fuzz check bench bench-quick clean
+.PHONY: help build run test race lint fuzz check bench bench-quick bench-against clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,13 +53,18 @@ fuzz: ## a short run of every fuzz target (FUZZTIME each)
 
 check: lint race fuzz ## lint, race, fuzz: all that make test leaves out
 
-bench: ## measure relaygate beside other relays; CONNS=100000 for more silent peers
-	$(GO) build -o bin/bench ./bench
+bench: bin/bench ## measure relaygate beside other relays; CONNS=100000 for more silent peers
 	bin/bench -conns $(CONNS)
 
-bench-quick: ## the same in under a minute, against gws alone
-	$(GO) build -o bin/bench ./bench
+bench-quick: bin/bench ## some of it in a minute or two, against gws alone
 	bin/bench -quick
+
+bench-against: bin/bench ## the same beside any v1 relay: SERVER='mine=./mine --port {port}'
+	bin/bench -server '$(SERVER)' -conns $(CONNS)
+
+.PHONY: bin/bench
+bin/bench:
+	$(GO) build -C bench -o ../bin/bench .
 
 clean: ## remove what the targets above have made
 	rm -rf bin bench/out

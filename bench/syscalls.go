@@ -1,111 +1,95 @@
 package main
 
 import (
-	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
-	"time"
+	"unsafe"
 
-	"relaygate/bench/load"
-	"relaygate/bench/report"
+	"golang.org/x/sys/unix"
 )
 
-// countAll adds a round under strace for each server. Tracing slows a server many times over, which lets it batch more
-// than it otherwise would, so the count is a lower bound; nothing else of that round is kept.
-func (b *bench) countAll(ctx context.Context, sc scenario, servers []server) {
-	if _, err := exec.LookPath("strace"); err != nil {
-		b.note("System calls were not counted: strace is not installed.")
-		return
+// System calls are counted during a pass of their own, by the kernel's tracepoints: a few nanoseconds for each call, and
+// send and writev count as well as write. /proc/PID/io leaves out send; ptrace slows a server many times over, which lets
+// it batch more than it otherwise would. Tracepoints need root, or CAP_PERFMON and a readable tracefs.
+
+// writes are the calls that put data into a socket. send is sendto.
+var writes = []string{"write", "writev", "sendto", "sendmsg", "sendmmsg"}
+
+// countable says why the calls of a process cannot be counted, or nil.
+func countable(pid int) error {
+	c, err := count(pid)
+	if err != nil {
+		return fmt.Errorf("%w (as root: mount -t tracefs tracefs /sys/kernel/tracing)", err)
 	}
-	for i, s := range servers {
-		if ctx.Err() != nil || s.url != "" && s.pid == 0 {
-			return
-		}
-		b.progress.status("%s: system calls of %s", sc.name, s.name)
-		res := &b.results().Results[i]
-		n, err := b.countSyscalls(ctx, sc, s)
-		switch {
-		case err != nil:
-			b.note(fmt.Sprintf("System calls of %s were not counted: %v", s.name, err))
-		case len(res.Rounds) > 0:
-			res.Rounds[len(res.Rounds)-1].Metrics[report.Syscalls] = n
-			b.progress.line("%s, %s: %.3f system calls per delivery (under strace)", sc.name, s.name, n)
-		}
-	}
+	_, _, err = c.stop()
+	return err
 }
 
-func (b *bench) countSyscalls(ctx context.Context, sc scenario, srv server) (perDelivery float64, err error) {
-	s, err := b.begin(ctx, srv, sc.shape.Conns(), sc.shape.Rooms)
-	if err != nil {
-		return 0, err
-	}
-	defer s.end()
-	if err := s.connect(ctx, sc.shape); err != nil {
-		return 0, err
-	}
-	file := filepath.Join(b.logs, "strace-"+sc.name+"-"+srv.name)
-	trace := exec.Command("strace", "-c", "-f", "-o", file, "-p", strconv.Itoa(s.t.pid))
-	trace.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM, Setpgid: true}
-	if err := b.spawn.start(trace); err != nil {
-		return 0, err
-	}
-	stop := func() error {
-		trace.Process.Signal(os.Interrupt)
-		return trace.Wait()
-	}
-	// The traffic begins when the tracer is attached and ends before it leaves, so every delivery's calls are counted.
-	if err := pause(ctx, 300*time.Millisecond); err != nil {
-		stop()
-		return 0, err
-	}
-	_, err = s.fleet.all(ctx, b.opt.timeout, load.Command{Do: load.DoStart})
-	if err == nil {
-		err = pause(ctx, b.opt.duration)
-	}
-	var t load.Reply
-	if err == nil {
-		t, err = s.fleet.all(ctx, b.opt.timeout, load.Command{Do: load.DoHalt})
-	}
-	stop()
-	if err != nil {
-		return 0, err
-	}
-	out, err := os.ReadFile(file)
-	if err != nil {
-		return 0, err
-	}
-	calls, err := parseStrace(string(out))
-	if err != nil {
-		return 0, err
-	}
-	if t.Marks.Delivered == 0 {
-		return 0, errors.New("no message was delivered under strace")
-	}
-	return float64(calls) / float64(t.Marks.Delivered), nil
+// tracepoints are event counters of the kernel, on each thread of a process; threads that come later are inherited.
+type tracepoints struct {
+	calls, writes []int // descriptors
 }
 
-// parseStrace sums the table of strace -c. Waiting in a futex is the scheduler's and is counted like any other call.
-func parseStrace(table string) (calls int, err error) {
-	for line := range strings.SplitSeq(table, "\n") {
-		f := strings.Fields(line)
-		// % time, seconds, usecs/call, calls, [errors,] name
-		if len(f) < 5 || f[len(f)-1] == "total" || f[len(f)-1] == "syscall" || strings.HasPrefix(f[0], "-") {
-			continue
-		}
-		n, err := strconv.Atoi(f[3])
-		if err != nil {
-			return 0, fmt.Errorf("strace line %q", line)
-		}
-		calls += n
+// count begins to count a process's calls.
+func count(pid int) (*tracepoints, error) {
+	threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	if err != nil {
+		return nil, err
 	}
-	if calls == 0 {
-		return 0, fmt.Errorf("strace counted no calls")
+	c := &tracepoints{}
+	for _, t := range threads {
+		id, _ := strconv.Atoi(t.Name())
+		err := open(id, "raw_syscalls/sys_enter", &c.calls)
+		for _, name := range writes {
+			if err == nil {
+				err = open(id, "syscalls/sys_enter_"+name, &c.writes)
+			}
+		}
+		if err != nil && !errors.Is(err, unix.ESRCH) {
+			c.close()
+			return nil, err
+		}
 	}
-	return calls, nil
+	return c, nil
+}
+
+// open adds a counter of a tracepoint on a thread.
+func open(thread int, tracepoint string, to *[]int) error {
+	id, err := os.ReadFile("/sys/kernel/tracing/events/" + tracepoint + "/id")
+	if err != nil {
+		return err
+	}
+	n, _ := strconv.ParseUint(strings.TrimSpace(string(id)), 10, 64)
+	attr := unix.PerfEventAttr{Type: unix.PERF_TYPE_TRACEPOINT, Config: n, Bits: unix.PerfBitInherit, Size: uint32(unsafe.Sizeof(unix.PerfEventAttr{}))}
+	fd, err := unix.PerfEventOpen(&attr, thread, -1, -1, unix.PERF_FLAG_FD_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("count %s: %w", tracepoint, err)
+	}
+	*to = append(*to, fd)
+	return nil
+}
+
+func (c *tracepoints) stop() (calls, writes float64, err error) {
+	defer c.close()
+	sum := func(fds []int) (total float64) {
+		for _, fd := range fds {
+			var b [8]byte
+			if _, e := unix.Read(fd, b[:]); e != nil {
+				err = fmt.Errorf("read a tracepoint's counter: %w", e)
+			}
+			total += float64(binary.NativeEndian.Uint64(b[:]))
+		}
+		return total
+	}
+	return sum(c.calls), sum(c.writes), err
+}
+
+func (c *tracepoints) close() {
+	for _, fd := range append(c.calls, c.writes...) {
+		unix.Close(fd)
+	}
 }

@@ -22,23 +22,21 @@ const (
 
 // conn is one peer's socket. Its index is also the peer's index in the ledger.
 type conn struct {
-	fd      int32
-	life    int32 // counts reconnects, so that an old socket's event is not taken for the new one's
-	state   uint8
-	stuck   bool // does not read for now
-	dirty   bool // on the loop's list of connections with something to write
-	inFrame bool // a data message's head was read and its rest is awaited
-	fin     bool // the frame under way is its message's last
-	steady  bool // open since its first handshake
-	key     [4]byte
-	route   int32
-	out     []byte // waiting to be written, owned by the connection
-	left    []byte // an incomplete header or head, carried over to the next read
-	// The data message under way:
-	head msgHead
-	body int // bytes of its payload so far
-	rest int // bytes of its present frame to come
+	fd     int32
+	life   int32 // counts reconnects, so that an old socket's event is not taken for the new one's
+	nth    int32 // among all of the fleet's: decides its addresses
+	state  uint8
+	stuck  bool // does not read for now
+	dirty  bool // on the loop's list of connections with something to write
+	opcode byte // of the fragmented message under way; 0: there is none
+	key    [4]byte
+	out    []byte // waiting to be written, owned by the connection
+	left   []byte // an incomplete frame, carried over to the next read
+	parts  []byte // of the fragmented message
 }
+
+// readSize is the most that one read takes.
+const readSize = 128 << 10
 
 // readable reads until the socket is empty (the events are edge-triggered). A read that does not fill the buffer emptied
 // it, unless the event also told of the stream's end: then last is set and only the end itself will do.
@@ -46,14 +44,11 @@ func (w *worker) readable(i int32, last bool) {
 	c := &w.conns[i]
 	for c.fd >= 0 && !c.stuck {
 		n := copy(w.buf, c.left)
-		c.left = c.left[:0]
-		got, err := rawRead(int(c.fd), w.buf[n:])
+		got, err := rawRead(int(c.fd), w.buf[n:n+readSize])
 		switch {
 		case err == unix.EAGAIN:
-			c.left = append(c.left, w.buf[:n]...)
 			return
 		case err == unix.EINTR:
-			c.left = append(c.left, w.buf[:n]...)
 			continue
 		case err != nil || got == 0:
 			if err == nil {
@@ -64,12 +59,13 @@ func (w *worker) readable(i int32, last bool) {
 		}
 		w.marks.Reads++
 		w.now = w.clock()
+		c.left = c.left[:0]
 		life := c.life
 		if err := w.consume(i, w.buf[:n+got]); err != nil {
 			w.ended(i, err)
 			return
 		}
-		if c.life != life || !last && got < len(w.buf)-n {
+		if c.life != life || !last && got < readSize {
 			return
 		}
 	}
@@ -91,99 +87,64 @@ func (w *worker) consume(i int32, b []byte) error {
 		b = b[end+4:]
 	}
 	for len(b) > 0 && c.fd >= 0 {
-		if c.rest > 0 {
-			n := min(c.rest, len(b))
-			w.checkBody(c, b[:n])
-			c.rest -= n
-			b = b[n:]
-			if c.rest == 0 {
-				w.frameEnded(i)
-			}
-			continue
-		}
-		n, err := w.frame(i, b)
+		h, ok, err := parseHeader(b)
 		if err != nil {
 			return err
 		}
-		if n == 0 {
+		if !ok || len(b) < h.size+h.length {
 			c.left = append(c.left, b...)
 			return nil
 		}
-		b = b[n:]
+		if err := w.frame(i, h, b[h.size:h.size+h.length]); err != nil {
+			return err
+		}
+		b = b[h.size+h.length:]
 	}
 	return nil
 }
 
-// frame handles the frame that starts b and returns how many bytes it took; 0 means that more are needed to begin.
-// Of a data frame only the leading fields are needed; the rest of its payload is checked as it comes.
-func (w *worker) frame(i int32, b []byte) (int, error) {
+func (w *worker) frame(i int32, h frameHeader, payload []byte) error {
 	c := &w.conns[i]
-	h, ok, err := parseHeader(b)
-	if err != nil || !ok {
-		return 0, err
+	switch {
+	case h.opcode >= opClose:
+		return w.control(i, h.opcode, payload)
+	case (h.opcode == opContinuation) != (c.opcode != 0):
+		return fmt.Errorf("frame with opcode %d while opcode %d is under way", h.opcode, c.opcode)
+	case h.fin && h.opcode != opContinuation:
+		w.message(i, h.opcode, payload)
+		return nil
+	case h.opcode != opContinuation:
+		c.opcode = h.opcode
 	}
-	if h.opcode >= opClose {
-		if len(b) < h.size+h.length {
-			return 0, nil
-		}
-		return h.size + h.length, w.control(i, h.opcode, b[h.size:h.size+h.length])
+	if c.parts = append(c.parts, payload...); h.fin {
+		w.message(i, c.opcode, c.parts)
+		c.opcode, c.parts = 0, c.parts[:0]
 	}
-	c.fin = h.fin
-	payload := b[h.size:]
-	if h.opcode == opContinuation {
-		if !c.inFrame {
-			return 0, fmt.Errorf("continuation frame without a beginning")
-		}
-		c.rest = h.length
-		if h.length == 0 {
-			w.frameEnded(i)
-		}
-		return h.size, nil
-	}
-	if c.inFrame {
-		return 0, fmt.Errorf("new message inside a fragmented one")
-	}
-	need := min(h.length, maxHead)
-	if len(payload) < need {
-		return 0, nil
-	}
-	if h.length <= 8 && w.heartbeat(i, h, payload[:h.length]) {
-		return h.size + h.length, nil
-	}
-	if want := w.shape.opcode(); h.opcode != want {
-		w.led.v.Corrupted++
-		w.led.v.example("peer %d got a frame with opcode %d where %d was sent", i, h.opcode, want)
-	}
-	if !parseHead(payload[:need], &c.head) {
-		w.led.v.example("peer %d got %d bytes that nobody sent: %.60q", i, h.length, payload[:need])
-		c.head = msgHead{}
-	}
-	c.inFrame = true
-	c.body = min(c.head.size, h.length)
-	c.rest = h.length - c.body
-	if c.rest == 0 {
-		w.frameEnded(i)
-	}
-	return h.size + c.body, nil
+	return nil
 }
 
-// heartbeat answers the contract's text ping with a text pong, and counts the answers to our own.
-func (w *worker) heartbeat(i int32, h frameHeader, payload []byte) bool {
-	if h.opcode != opText || !h.fin {
-		return false
-	}
-	if string(payload) == "pong" {
+// message checks every byte of what a peer received, and answers the contract's text ping with a text pong.
+func (w *worker) message(i int32, opcode byte, b []byte) {
+	if opcode == opText && string(b) == "pong" {
 		w.pongs++
-		return true
+		return
 	}
-	if string(payload) != "ping" {
-		return false
+	if opcode == opText && string(b) == "ping" {
+		w.marks.Pings++
+		c := &w.conns[i]
+		c.out = appendClientFrame(c.out, opText, c.key, []byte("pong"))
+		w.touch(i)
+		return
 	}
-	w.marks.Pings++
-	c := &w.conns[i]
-	c.out = appendClientFrame(c.out, opText, c.key, []byte("pong"))
-	w.touch(i)
-	return true
+	if want := w.shape.opcode(); opcode != want {
+		w.led.v.add(Corrupted, 1, "peer %d got a message with opcode %d where %d was sent", i, opcode, want)
+	}
+	var h msgHead
+	if len(b) != w.shape.Size || !parseHead(b, &h) || !intact(b[h.size:]) {
+		w.led.v.add(Corrupted, 1, "peer %d got %d bytes that nobody sent: %.60q", i, len(b), b)
+		return
+	}
+	w.arrived(i, &h)
 }
 
 func (w *worker) control(i int32, opcode byte, payload []byte) error {
@@ -202,38 +163,6 @@ func (w *worker) control(i int32, opcode byte, payload []byte) error {
 		return fmt.Errorf("close frame without a code")
 	}
 	return nil
-}
-
-// checkBody compares received padding with what was sent.
-func (w *worker) checkBody(c *conn, b []byte) {
-	size := w.shape.Size
-	from := c.body - c.head.size
-	c.body += len(b)
-	pad := size - c.head.size - len(tail)
-	n := min(len(b), max(pad-from, 0))
-	if n > 0 && !bytes.Equal(b[:n], pattern[from:from+n]) {
-		c.head.seq = 0
-	}
-	for k, x := range b[n:] {
-		if at := from + n + k - pad; at >= len(tail) || x != tail[at] {
-			c.head.seq = 0
-		}
-	}
-}
-
-// frameEnded is called when all bytes of a data frame were read.
-func (w *worker) frameEnded(i int32) {
-	c := &w.conns[i]
-	if !c.fin {
-		return
-	}
-	c.inFrame = false
-	if c.body != w.shape.Size || c.head.seq == 0 {
-		w.led.v.Corrupted++
-		w.led.v.example("peer %d got a message of %d bytes whose bytes were changed", i, c.body)
-		return
-	}
-	w.arrived(i, &c.head)
 }
 
 // touch puts a connection on the list of those to be written at the end of this round of events.

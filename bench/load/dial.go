@@ -5,7 +5,6 @@ import (
 	"encoding/base64"
 	"fmt"
 	"net/netip"
-	"net/url"
 
 	"golang.org/x/sys/unix"
 )
@@ -18,67 +17,55 @@ var acceptKey = func() string {
 	return base64.StdEncoding.EncodeToString(sum[:])
 }()
 
-// route is a Route made ready for the system calls.
-type route struct {
-	family   int
-	src, dst unix.Sockaddr // src nil: the kernel picks
-}
-
 // dialer opens queued connections, a bounded number at a time.
 type dialer struct {
 	queue    []int32
-	routes   []route
+	target   *Target
 	flying   int // handshakes under way
 	parallel int
 	opened   int
 	failed   int
-	awaited  bool // a command waits for the handshakes and hears of failures; else a failed one is the relay's fault
+	awaited  bool // somebody waits for the handshakes and hears of failures; else a failed one is the relay's fault
 	why      string
 	request  []byte // scratch
 	before   string // request up to the relay id
 	after    string // request from the peer id's end on
 }
 
-func newRoute(r Route) (route, error) {
-	dst, err := netip.ParseAddrPort(r.Target)
-	if err != nil {
-		return route{}, fmt.Errorf("target %q: %w", r.Target, err)
+// addresses are those of the n-th connection of all; src is nil where the kernel picks.
+func (t *Target) addresses(n int) (src, dst unix.Sockaddr, family int) {
+	pair := n / t.PerPair
+	to := t.Addrs[pair%len(t.Addrs)]
+	if len(t.Sources) > 0 {
+		src = sockaddr(netip.AddrPortFrom(t.Sources[pair/len(t.Addrs)%len(t.Sources)], 0))
 	}
-	out := route{family: unix.AF_INET6}
-	sockaddr := func(a netip.AddrPort) unix.Sockaddr {
-		if a.Addr().Is4() {
-			return &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}
-		}
-		return &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()}
+	if to.Addr().Is4() {
+		return src, sockaddr(to), unix.AF_INET
 	}
-	if dst.Addr().Is4() {
-		out.family = unix.AF_INET
-	}
-	out.dst = sockaddr(dst)
-	if r.Source != "" {
-		src, err := netip.ParseAddr(r.Source)
-		if err != nil {
-			return route{}, fmt.Errorf("source %q: %w", r.Source, err)
-		}
-		out.src = sockaddr(netip.AddrPortFrom(src, 0))
-	}
-	return out, nil
+	return src, sockaddr(to), unix.AF_INET6
 }
 
-// prepare builds the parts of the request that all connections of the command share.
-func (d *dialer) prepare(c *Command) {
-	query := c.Query
+func sockaddr(a netip.AddrPort) unix.Sockaddr {
+	if a.Addr().Is4() {
+		return &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}
+	}
+	return &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()}
+}
+
+// prepare builds the parts of the request that all connections share.
+func (d *dialer) prepare(t *Target, prefix string, parallel int) {
+	query := t.Query
 	if query != "" {
 		query += "&"
 	}
-	d.before = "GET " + c.Path + "?" + query + "relayId=" + url.QueryEscape(c.Relay)
-	d.after = " HTTP/1.1\r\nHost: " + c.Host + "\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
+	d.before = "GET " + t.Path + "?" + query + "relayId=" + prefix
+	d.after = " HTTP/1.1\r\nHost: " + t.Host + "\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
 		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + clientKey + "\r\n"
-	if c.Secret != "" {
-		d.after += "Sec-WebSocket-Protocol: " + c.Secret + "\r\n"
+	if t.Secret != "" {
+		d.after += "Sec-WebSocket-Protocol: " + t.Secret + "\r\n"
 	}
 	d.after += "\r\n"
-	d.parallel = max(c.Parallel, 1)
+	d.target, d.parallel = t, parallel
 }
 
 // dial begins as many queued handshakes as may be under way.
@@ -99,10 +86,8 @@ func (w *worker) connect(i int32) error {
 	c := &w.conns[i]
 	c.state = dialing
 	c.life++
-	c.left, c.inFrame, c.rest = c.left[:0], false, 0
-	c.out = c.out[:0]
-	r := &w.dialer.routes[c.route]
-	fd, err := unix.Socket(r.family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	src, dst, family := w.dialer.target.addresses(int(c.nth))
+	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("socket: %w", err)
 	}
@@ -110,16 +95,16 @@ func (w *worker) connect(i int32) error {
 	if err := unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1); err != nil {
 		return fmt.Errorf("TCP_NODELAY: %w", err)
 	}
-	if r.src != nil {
+	if src != nil {
 		// The port is picked at connect, when the whole four-tuple is known; otherwise all targets would share one range.
-		if r.family == unix.AF_INET {
+		if family == unix.AF_INET {
 			unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1)
 		}
-		if err := unix.Bind(fd, r.src); err != nil {
+		if err := unix.Bind(fd, src); err != nil {
 			return fmt.Errorf("bind: %w", err)
 		}
 	}
-	if err := unix.Connect(fd, r.dst); err != nil && err != unix.EINPROGRESS {
+	if err := unix.Connect(fd, dst); err != nil && err != unix.EINPROGRESS {
 		return fmt.Errorf("connect: %w", err)
 	}
 	ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET, Fd: i, Pad: c.life}
@@ -156,7 +141,6 @@ func (w *worker) joined(i int32) {
 	w.dialer.flying--
 	w.dialer.opened++
 	w.marks.Joins++
-	w.marks.Open++
 }
 
 // ended is called when a connection is over: refused, closed by the relay, or done leaving.
@@ -173,23 +157,19 @@ func (w *worker) ended(i int32, why error) {
 			d.why = why.Error()
 		}
 		if !d.awaited {
-			w.led.v.Refused++
-			w.led.v.example("peer %d was not let in again: %v", i, why)
+			w.led.v.add(Refused, 1, "peer %d was not let in again: %v", i, why)
 		}
 	case leaving:
 		w.leaving--
-		w.marks.Open--
 		w.rejoin(i)
 	case open:
-		w.marks.Open--
-		c.steady = false
-		if m := &w.led.members[i]; m.loose && m.stuck {
+		m := &w.led.members[i]
+		m.steady = false
+		if m.loose && m.stuck {
 			w.marks.Dropped++
 			return
 		}
-		w.marks.Cut++
-		w.led.v.Disconnected++
-		w.led.v.example("peer %d was disconnected: %v", i, why)
+		w.led.v.add(Disconnected, 1, "peer %d was disconnected: %v", i, why)
 	}
 }
 
@@ -210,8 +190,6 @@ func (w *worker) closeSocket(c *conn, reset bool) {
 	}
 	c.fd = -1
 	c.state = gone
-	c.inFrame = false
-	c.rest = 0
-	c.left = c.left[:0]
-	c.out = c.out[:0]
+	c.opcode = 0
+	c.left, c.out, c.parts = c.left[:0], c.out[:0], c.parts[:0]
 }

@@ -51,7 +51,7 @@ func parseHeader(b []byte) (h frameHeader, ok bool, err error) {
 			return h, false, nil
 		}
 		n := binary.BigEndian.Uint64(b[2:])
-		if n > 1<<31 {
+		if n > MaxSize {
 			return h, false, fmt.Errorf("frame of %d bytes", n)
 		}
 		h.size, h.length = 10, int(n)

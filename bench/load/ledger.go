@@ -1,45 +1,68 @@
 package load
 
-import "fmt"
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
 
-// Violations counts what a relay must never do. A run with any of them is a failure.
+// What a relay must never do. A run with any of it is a failure.
+const (
+	Lost         = "lost"                   // never arrived at a recipient that stayed connected
+	Duplicated   = "doubled"                // arrived twice
+	Reordered    = "out of order"           // arrived after a later one of the same sender
+	Stranger     = "to a stranger"          // arrived at a peer it was not for
+	Corrupted    = "corrupted"              // bytes changed, or a frame that is no WebSocket frame
+	Disconnected = "peers disconnected"     // by the relay, without cause
+	Refused      = "peers not let in again" // or their close frame met no answer
+)
+
+// Violations counts it, and keeps the first few in words: they say what is wrong, the counts how much.
 type Violations struct {
-	Lost         uint64   `json:"lost"`         // never arrived at a recipient that stayed connected
-	Duplicated   uint64   `json:"duplicated"`   // arrived twice
-	Reordered    uint64   `json:"reordered"`    // arrived after a later one of the same sender
-	Stranger     uint64   `json:"stranger"`     // arrived at a peer it was not for
-	Corrupted    uint64   `json:"corrupted"`    // bytes changed, or a frame that is no WebSocket frame
-	Disconnected uint64   `json:"disconnected"` // peers that the relay closed without cause
-	Refused      uint64   `json:"refused"`      // peers that left and were not let in again, or whose close frame met no answer
-	Examples     []string `json:"examples,omitempty"`
+	Counts   map[string]uint64 `json:"counts,omitempty"`
+	Examples []string          `json:"examples,omitempty"`
 }
 
-// Total is the number of violations of all kinds.
-func (v *Violations) Total() uint64 {
-	return v.Lost + v.Duplicated + v.Reordered + v.Stranger + v.Corrupted + v.Disconnected + v.Refused
-}
-
-// Add sums another worker's counts into v.
-func (v *Violations) Add(w Violations) {
-	v.Lost += w.Lost
-	v.Duplicated += w.Duplicated
-	v.Reordered += w.Reordered
-	v.Stranger += w.Stranger
-	v.Corrupted += w.Corrupted
-	v.Disconnected += w.Disconnected
-	v.Refused += w.Refused
-	for _, e := range w.Examples {
-		v.example("%s", e)
-	}
-}
-
-// maxExamples bounds the text: the first few say what is wrong, the counts how much.
 const maxExamples = 5
 
-func (v *Violations) example(format string, args ...any) {
+func (v *Violations) add(kind string, n int, format string, args ...any) {
+	if v.Counts == nil {
+		v.Counts = map[string]uint64{}
+	}
+	v.Counts[kind] += uint64(n)
 	if len(v.Examples) < maxExamples {
 		v.Examples = append(v.Examples, fmt.Sprintf(format, args...))
 	}
+}
+
+// Total is the number of violations of all kinds.
+func (v *Violations) Total() (total uint64) {
+	for _, n := range v.Counts {
+		total += n
+	}
+	return total
+}
+
+// merge adds another worker's.
+func (v *Violations) merge(w Violations) {
+	for kind, n := range w.Counts {
+		if v.Counts == nil {
+			v.Counts = map[string]uint64{}
+		}
+		v.Counts[kind] += n
+	}
+	v.Examples = append(v.Examples, w.Examples...)
+	v.Examples = v.Examples[:min(len(v.Examples), maxExamples)]
+}
+
+// String names what was broken, with an example.
+func (v *Violations) String() string {
+	var out []string
+	for _, kind := range slices.Sorted(maps.Keys(v.Counts)) {
+		out = append(out, fmt.Sprintf("%d %s", v.Counts[kind], kind))
+	}
+	return strings.Join(append(out, "e.g. "+v.Examples[0]), ", ")
 }
 
 // everyone is a stream's target when it broadcasts.
@@ -53,6 +76,8 @@ type stream struct {
 	target int32 // peer index, or everyone
 	copies int32 // recipients whose copies complete a message
 	then   int32 // the stream whose next message follows a completed one: itself, or its partner's
+	first  int32 // who should receive it: peers from first
+	past   int32 // to before past, the sender excepted
 	next   uint32
 	left   []int32 // copies still out, by sequence number modulo the window; means nothing in an open loop
 	stamp  stamp
@@ -67,6 +92,8 @@ type member struct {
 	loose bool
 	// stuck peers stopped reading: the relay may close them, so what they miss is not counted.
 	stuck bool
+	// steady peers have been connected since their first handshake.
+	steady bool
 	// expect is the next sequence number by the stream's slot; 0 is "none seen yet" and means 1 unless the peer is late.
 	expect []uint32
 }
@@ -90,19 +117,16 @@ func newLedger() *ledger { return &ledger{gaps: map[gap]struct{}{}} }
 func (l *ledger) arrive(peer int32, h *msgHead) (counts, completed bool) {
 	m := &l.members[peer]
 	if h.room != m.room || int(h.stream) >= len(l.streams) {
-		l.v.Stranger++
-		l.v.example("peer %d of room %d got a message of room %d, stream %d", peer, m.room, h.room, h.stream)
+		l.v.add(Stranger, 1, "peer %d of room %d got a message of room %d, stream %d", peer, m.room, h.room, h.stream)
 		return false, false
 	}
 	s := &l.streams[h.stream]
 	if s.room != m.room || s.sender == peer && s.target != peer || s.target != everyone && s.target != peer {
-		l.v.Stranger++
-		l.v.example("peer %d got message %d of stream %d (from peer %d to %d)", peer, h.seq, h.stream, s.sender, s.target)
+		l.v.add(Stranger, 1, "peer %d got message %d of stream %d (from peer %d to %d)", peer, h.seq, h.stream, s.sender, s.target)
 		return false, false
 	}
 	if h.seq == 0 || h.seq >= s.next {
-		l.v.Corrupted++
-		l.v.example("peer %d got message %d of stream %d, which was never sent", peer, h.seq, h.stream)
+		l.v.add(Corrupted, 1, "peer %d got message %d of stream %d, which was never sent", peer, h.seq, h.stream)
 		return false, false
 	}
 	want := m.expect[s.slot]
@@ -134,19 +158,16 @@ func (l *ledger) outOfTurn(peer int32, h *msgHead, m *member, want uint32) bool 
 			for seq := want; seq < h.seq; seq++ {
 				l.gaps[gap{uint32(peer), h.stream, seq}] = struct{}{}
 			}
-			l.v.example("peer %d got message %d of stream %d when %d was next", peer, h.seq, h.stream, want)
 		}
 		return true
 	}
 	g := gap{uint32(peer), h.stream, h.seq}
 	if _, missing := l.gaps[g]; missing {
 		delete(l.gaps, g)
-		l.v.Reordered++
-		l.v.example("peer %d got message %d of stream %d after later ones", peer, h.seq, h.stream)
+		l.v.add(Reordered, 1, "peer %d got message %d of stream %d after later ones", peer, h.seq, h.stream)
 		return true
 	}
-	l.v.Duplicated++
-	l.v.example("peer %d got message %d of stream %d again", peer, h.seq, h.stream)
+	l.v.add(Duplicated, 1, "peer %d got message %d of stream %d again", peer, h.seq, h.stream)
 	return false
 }
 
@@ -159,27 +180,24 @@ func (l *ledger) begin(s *stream) uint32 {
 	return seq
 }
 
-// settle ends a run: what has not arrived by now is lost. present tells whether a peer was connected all the time;
-// what a disconnected one missed is counted by its disconnection alone.
-func (l *ledger) settle(members func(room uint32) (first, past int32), present func(peer int32) bool) {
+// settle ends a run: what has not arrived by now is lost. What a peer missed that was disconnected is counted by its
+// disconnection alone.
+func (l *ledger) settle() {
 	for i := range l.streams {
 		s := &l.streams[i]
-		first, past := members(s.room)
-		if s.target != everyone {
-			first, past = s.target, s.target+1
-		}
-		for p := first; p < past; p++ {
+		for p := s.first; p < s.past; p++ {
 			m := &l.members[p]
-			if m.loose || p == s.sender && s.target != p || !present(p) || !present(s.sender) {
+			if m.loose || p == s.sender && s.target != p || !m.steady || !l.members[s.sender].steady {
 				continue
 			}
 			want := max(m.expect[s.slot], 1)
 			if missing := s.next - want; missing > 0 {
-				l.v.Lost += uint64(missing)
-				l.v.example("peer %d never got messages %d to %d of stream %d", p, want, s.next-1, i)
+				l.v.add(Lost, int(missing), "peer %d never got messages %d to %d of stream %d", p, want, s.next-1, i)
 			}
 		}
 	}
-	l.v.Lost += uint64(len(l.gaps))
+	for g := range l.gaps {
+		l.v.add(Lost, 1, "peer %d never got message %d of stream %d", g.peer, g.seq, g.stream)
+	}
 	clear(l.gaps)
 }

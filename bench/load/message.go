@@ -1,6 +1,7 @@
 package load
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 )
@@ -89,6 +90,12 @@ func parseHead(b []byte, h *msgHead) bool {
 	h.room, h.stream, h.seq = hex8(b[roomAt:]), hex8(b[streamAt:]), hex8(b[seqAt:])
 	h.sent = int64(hex8(b[timeAt:]))<<32 | int64(hex8(b[timeAt+8:]))
 	return true
+}
+
+// intact tells whether the rest of a message, from the padding on, is as it was sent.
+func intact(b []byte) bool {
+	pad := len(b) - len(tail)
+	return pad >= 0 && bytes.Equal(b[:pad], pattern[:pad]) && string(b[pad:]) == tail
 }
 
 // hex8 reads eight hexadecimal digits at once. Other bytes give some number, which then fails the checks on it.

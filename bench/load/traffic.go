@@ -1,6 +1,85 @@
 package load
 
-import "math"
+import (
+	"fmt"
+	"math"
+)
+
+// build adds the rooms of a shape, their peers and the streams between them, and queues the peers for their handshakes.
+// nth is the first peer's number among all of the fleet, which decides its addresses.
+func (w *worker) build(s Shape, firstRoom uint32, nth int32) error {
+	if s.Rooms < 1 || s.Peers < 2 || s.Senders < 1 || s.Senders > s.Peers-s.Loose {
+		return fmt.Errorf("a shape of %d rooms with %d peers, %d senders, %d loose makes no sense", s.Rooms, s.Peers, s.Senders, s.Loose)
+	}
+	if s.Size < MinSize || s.Size > MaxSize || w.shape.Size != 0 && w.shape.Size != s.Size {
+		return fmt.Errorf("messages of %d bytes: want %d to %d, and one size in a fleet", s.Size, MinSize, MaxSize)
+	}
+	w.shape = s
+	slots := s.Senders
+	if s.Pattern == Star {
+		slots = 2 * (s.Peers - 1)
+	}
+	for r := range s.Rooms {
+		room, first := firstRoom+uint32(r), int32(len(w.conns))
+		expect := make([]uint32, slots*s.Peers)
+		for p := range s.Peers {
+			i := int32(len(w.conns))
+			key := [4]byte{byte(i>>24) ^ 0x5a, byte(i>>16) ^ 0xa5, byte(i>>8) ^ 0x3c, byte(i) | 1}
+			w.conns = append(w.conns, conn{fd: -1, key: key, nth: nth})
+			w.led.members = append(w.led.members, member{
+				room: room, loose: p >= s.Peers-s.Loose, steady: true, expect: expect[p*slots : (p+1)*slots],
+			})
+			w.dialer.queue = append(w.dialer.queue, i)
+			nth++
+		}
+		w.addStreams(s, room, first)
+	}
+	return nil
+}
+
+// addStreams makes the streams of one room, whose peers start at first.
+func (w *worker) addStreams(s Shape, room uint32, first int32) {
+	if s.Pattern == Star {
+		for p := int32(1); p < int32(s.Peers); p++ {
+			up := w.addStream(room, 2*(p-1), first+p, first, first)
+			down := w.addStream(room, 2*(p-1)+1, first, first+p, first)
+			w.led.streams[up].then, w.led.streams[down].then = down, up
+			w.starters = append(w.starters, up)
+		}
+		return
+	}
+	for p := int32(0); p < int32(s.Senders); p++ {
+		target := int32(everyone)
+		if s.Pattern == Direct {
+			target = first + (p+1)%int32(s.Peers)
+		}
+		w.starters = append(w.starters, w.addStream(room, p, first+p, target, first))
+	}
+}
+
+func (w *worker) addStream(room uint32, slot, sender, target, first int32) int32 {
+	s := &w.shape
+	n := int32(len(w.led.streams))
+	x := stream{
+		room: room, slot: slot, sender: sender, target: target, copies: int32(s.Peers - s.Loose - 1), then: n, next: 1,
+		first: first, past: first + int32(s.Peers), left: make([]int32, max(s.Window, 1)),
+	}
+	if target != everyone {
+		x.copies, x.first, x.past = 1, target, target+1
+	}
+	payload := appendMessage(nil, s.Size, room, uint32(n), int(target))
+	x.stamp = newStamp(s.opcode(), w.conns[sender].key, payload, target != everyone)
+	w.led.streams = append(w.led.streams, x)
+	return n
+}
+
+// opcode is that of the shape's messages.
+func (s *Shape) opcode() byte {
+	if s.Binary {
+		return opBinary
+	}
+	return opText
+}
 
 // traffic is what the worker is sending, and when the next message is due.
 type traffic struct {
@@ -31,36 +110,34 @@ func (w *worker) start(rate, churn float64) {
 // A message keeps its intended time, however late it is sent: waiting in the load counts as the relay's latency would.
 func (w *worker) due() int64 {
 	t := &w.traffic
-	next := int64(math.MaxInt64)
 	if !t.running || t.rate == 0 && t.churn == 0 {
-		return next
+		return math.MaxInt64
 	}
 	w.now = w.clock()
-	if t.rate > 0 {
-		for {
-			at := t.began + int64(float64(t.sent)*1e9/t.rate)
-			if at > w.now {
-				next = at
-				break
-			}
-			if w.records(at) {
-				w.lag.RecordValue(w.now - at)
-			}
+	next := w.pace(t.rate, &t.sent, func(at int64) {
+		if w.records(at) {
+			w.lag.RecordValue(w.now - at)
+		}
+		if len(w.starters) > 0 {
 			w.send(w.starters[t.sent%uint64(len(w.starters))], at)
-			t.sent++
 		}
+	})
+	return min(next, w.pace(t.churn, &t.left, func(int64) { w.leave() }))
+}
+
+// pace does something as often as a rate asks for since the traffic began, and returns when the next time is.
+func (w *worker) pace(rate float64, done *uint64, act func(at int64)) int64 {
+	if rate == 0 {
+		return math.MaxInt64
 	}
-	if t.churn > 0 {
-		for {
-			at := t.began + int64(float64(t.left)*1e9/t.churn)
-			if at > w.now {
-				return min(next, at)
-			}
-			t.left++
-			w.leave()
+	for {
+		at := w.traffic.began + int64(float64(*done)*1e9/rate)
+		if at > w.now {
+			return at
 		}
+		act(at)
+		*done++
 	}
-	return next
 }
 
 // send puts a stream's next message into its sender's buffer.
@@ -72,7 +149,6 @@ func (w *worker) send(n int32, intended int64) {
 	}
 	s.stamp.set(w.led.begin(s), intended)
 	c.out = append(c.out, s.stamp.frame...)
-	w.marks.Sent++
 	w.touch(s.sender)
 }
 
@@ -83,24 +159,21 @@ func (w *worker) arrived(i int32, h *msgHead) {
 		return
 	}
 	w.marks.Delivered++
-	w.marks.Bytes += uint64(w.shape.Size)
 	if w.traffic.rate > 0 && !w.led.members[i].stuck && w.records(h.sent) {
 		w.latency.RecordValue(w.now - h.sent)
 	}
-	if completed {
-		w.completed++
-		if w.traffic.running && w.traffic.rate == 0 {
-			w.send(w.led.streams[h.stream].then, w.now)
-		} else if len(w.once) > 0 {
-			n := w.once[0]
-			w.once = w.once[1:]
-			w.send(n, w.now)
-		}
+	if !completed {
+		return
+	}
+	w.marks.Completed++
+	if w.traffic.running && w.traffic.rate == 0 {
+		w.send(w.led.streams[h.stream].then, w.now)
+	} else if len(w.once) > 0 {
+		n := w.once[0]
+		w.once = w.once[1:]
+		w.send(n, w.now)
 	}
 }
-
-// records tells whether a message that was due at a time belongs to the measurement.
-func (w *worker) records(due int64) bool { return due >= w.recordFrom && due < w.recordTo }
 
 // leave lets the next loose peer that is there go, with a close frame as a browser sends it.
 func (w *worker) leave() {
@@ -117,7 +190,6 @@ func (w *worker) leave() {
 	}
 }
 
-// stick makes the loose peers stop reading, or read again.
 func (w *worker) stick(on bool) {
 	for i := range w.conns {
 		m, c := &w.led.members[i], &w.conns[i]

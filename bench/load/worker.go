@@ -1,163 +1,156 @@
-// Package load is one process of the load generator: a few thousand WebSocket clients on one thread.
+// Package load is the load generator: thousands of WebSocket clients on one thread per CPU.
 //
-// It knows the wire (RFC 6455 and the relay's v1 messages) and nothing of the relay's insides, nothing of scenarios and
-// nothing of other workers. The orchestrator tells it which rooms to open and what traffic to make (protocol.go); rooms
-// are entirely within one worker, so it sees every copy of every message and checks all of them (ledger.go).
+// It knows the wire (RFC 6455 and the relay's v1 messages) and nothing of scenarios or of the relay's insides. Rooms are
+// entirely within one worker, so it sees every copy of every message and checks all of them (ledger.go).
 //
 // The walk: epoll → readable → consume → frame → arrived → ledger.arrive → (last copy) → send → flush at the end of the
 // round, one write per socket. After the connections are open nothing on that way allocates.
 package load
 
 import (
-	"bufio"
-	"encoding/json"
 	"fmt"
 	"io"
 	"math"
-	"os"
-	"runtime/debug"
+	"runtime"
+	"syscall"
 	"time"
+	"unsafe"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
 	"golang.org/x/sys/unix"
 )
 
+// worker is one thread and its clients. Everything in it belongs to that thread; others come in by call.
 type worker struct {
-	ep        int
-	events    []unix.EpollEvent
-	buf       []byte
-	base      time.Time
-	now       int64 // nanoseconds since base, as of the last read
-	conns     []conn
-	rooms     map[uint32]span
-	led       *ledger
-	shape     Shape
-	starters  []int32 // streams that begin by themselves
-	dirty     []int32
-	dialer    dialer
-	traffic   traffic
-	marks     Marks
-	completed uint64  // messages whose last copy arrived
-	pongs     uint64  // answers to doGreet
-	leaving   int     // peers whose close frame is written
-	once      []int32 // streams that doOnce has still to send on
-	latency   *hdrhistogram.Histogram
-	lag       *hdrhistogram.Histogram
+	cpu      int
+	ep       int
+	wake     int // eventfd: there are calls
+	calls    chan func()
+	events   []unix.EpollEvent
+	buf      []byte
+	base     time.Time
+	now      int64 // nanoseconds since base, as of the last read
+	conns    []conn
+	led      *ledger
+	shape    Shape
+	starters []int32 // streams that begin by themselves
+	dirty    []int32
+	dialer   dialer
+	traffic  traffic
+	marks    Marks
+	pongs    int     // answers to Greet
+	leaving  int     // peers whose close frame is written
+	once     []int32 // streams that Once has still to send on
+	latency  *hdrhistogram.Histogram
+	lag      *hdrhistogram.Histogram
 
 	// Of which messages latency and lag are recorded, by the time they were due.
 	recordFrom, recordTo int64
 
-	commands *os.File
-	input    []byte // received, not yet a whole line
-	answers  *bufio.Writer
-	waiting  *wait
-	over     bool
+	waiting *wait
+	over    bool
 }
 
-// wait is a command that is answered when something has happened, or its time is up.
+// wait is something that is over when it is done, or its time is up.
 type wait struct {
 	done  func() bool
-	reply func() Reply
-	since int64
 	until int64
+	over  chan<- struct{}
 }
 
 // histogram covers a nanosecond to ten minutes at three digits. What takes longer has long been given up.
 func histogram() *hdrhistogram.Histogram { return hdrhistogram.New(1, int64(10*time.Minute), 3) }
 
-// Run is the process's main: commands from fd (standard input, the worker's own from now on), answers to out, until the
-// input ends.
-func Run(fd int, out io.Writer) error {
-	debug.SetGCPercent(400)
-	// Timers of the open loop should fire when they are due, not up to 50 µs later.
-	unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0)
-	w, err := newWorker(fd, out)
-	if err != nil {
-		return err
-	}
-	defer w.close()
-	return w.loop()
-}
-
-func newWorker(fd int, out io.Writer) (*worker, error) {
+func newWorker(cpu int, base time.Time) (*worker, error) {
 	ep, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("epoll_create: %w", err)
 	}
-	w := &worker{
-		ep: ep, events: make([]unix.EpollEvent, 256), buf: make([]byte, 128<<10), base: time.Now(),
-		rooms: map[uint32]span{}, led: newLedger(), latency: histogram(), lag: histogram(), recordTo: math.MaxInt64,
-		commands: os.NewFile(uintptr(fd), "commands"), answers: bufio.NewWriter(out),
+	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err == nil {
+		ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: -1}
+		err = unix.EpollCtl(ep, unix.EPOLL_CTL_ADD, wake, &ev)
 	}
-	ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: -1}
-	if err := unix.EpollCtl(ep, unix.EPOLL_CTL_ADD, fd, &ev); err != nil {
+	if err != nil {
 		unix.Close(ep)
-		return nil, fmt.Errorf("watch commands: %w", err)
+		return nil, fmt.Errorf("eventfd: %w", err)
 	}
-	return w, nil
+	return &worker{
+		cpu: cpu, ep: ep, wake: wake, calls: make(chan func(), 16), base: base,
+		events: make([]unix.EpollEvent, 256), buf: make([]byte, MaxSize+2*readSize), led: newLedger(),
+		latency: histogram(), lag: histogram(), recordTo: math.MaxInt64,
+	}, nil
 }
 
-func (w *worker) close() {
-	for i := range w.conns {
-		w.closeSocket(&w.conns[i], true)
-	}
-	unix.Close(w.ep)
-	w.commands.Close()
+// call has a function run on the worker's thread, soon.
+func (w *worker) call(f func()) {
+	w.calls <- f
+	one := [8]byte{1}
+	unix.Write(w.wake, one[:])
 }
 
 func (w *worker) clock() int64 { return int64(time.Since(w.base)) }
 
-// loop runs until the command stream ends.
-func (w *worker) loop() error {
+// run is the thread: pinned to its CPU, it serves its sockets until it is over. The thread ends with it.
+func (w *worker) run() {
+	runtime.LockOSThread()
+	var set unix.CPUSet
+	set.Set(w.cpu)
+	unix.SchedSetaffinity(0, &set)
+	// Timers of the open loop should fire when they are due, not up to 50 µs later.
+	unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0)
+	defer func() {
+		for i := range w.conns {
+			w.closeSocket(&w.conns[i], true)
+		}
+		unix.Close(w.ep)
+		unix.Close(w.wake)
+	}()
 	for !w.over {
 		w.dial()
 		next := w.due()
 		w.flush()
-		if w.waiting != nil {
-			if err := w.checkWait(); err != nil {
-				return err
-			}
-			if w.waiting != nil {
+		if p := w.waiting; p != nil {
+			if p.done() || w.clock() >= p.until {
+				w.waiting = nil
+				p.over <- struct{}{}
+			} else {
 				// Conditions such as "quiet for a second" are looked at now and then.
 				next = min(next, w.clock()+int64(20*time.Millisecond))
 			}
 		}
-		n, err := w.poll(next)
-		if err != nil {
-			return err
-		}
-		for _, ev := range w.events[:n] {
-			if ev.Fd < 0 {
-				if err := w.receive(); err != nil {
-					return err
-				}
-				continue
-			}
+		for _, ev := range w.events[:w.poll(next)] {
 			w.event(ev)
 		}
 		w.flush()
 	}
-	return nil
 }
 
 func (w *worker) event(ev unix.EpollEvent) {
 	i := ev.Fd
+	if i < 0 {
+		var b [8]byte
+		unix.Read(w.wake, b[:])
+		for len(w.calls) > 0 {
+			(<-w.calls)()
+		}
+		return
+	}
 	c := &w.conns[i]
 	if c.fd < 0 || c.life != ev.Pad {
 		return
 	}
 	last := ev.Events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0
-	if c.stuck {
+	switch {
+	case c.stuck:
 		if ev.Events&(unix.EPOLLHUP|unix.EPOLLERR) != 0 {
 			w.ended(i, io.EOF)
 		}
 		return
-	}
-	if c.state == dialing {
+	case c.state == dialing:
 		w.upgrade(i)
 		return
-	}
-	if ev.Events&unix.EPOLLIN != 0 || last {
+	case ev.Events&unix.EPOLLIN != 0 || last:
 		w.readable(i, last)
 	}
 	if ev.Events&unix.EPOLLOUT != 0 && len(c.out) > 0 {
@@ -166,33 +159,40 @@ func (w *worker) event(ev unix.EpollEvent) {
 }
 
 // poll waits for events until the given time. A first look that does not wait saves the scheduler's attention under load.
-func (w *worker) poll(until int64) (int, error) {
-	n, err := rawPoll(w.ep, w.events)
-	if n != 0 || err != nil {
-		return n, err
+func (w *worker) poll(until int64) int {
+	at := uintptr(unsafe.Pointer(&w.events[0]))
+	n, _, e := syscall.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(w.ep), at, uintptr(len(w.events)), 0, 0, 0)
+	if n == 0 && e == 0 {
+		var limit *unix.Timespec
+		if until != math.MaxInt64 {
+			ts := unix.NsecToTimespec(max(until-w.clock(), 0))
+			limit = &ts
+		}
+		n, _, e = syscall.Syscall6(unix.SYS_EPOLL_PWAIT2, uintptr(w.ep), at, uintptr(len(w.events)), uintptr(unsafe.Pointer(limit)), 0, 0)
 	}
-	var limit *unix.Timespec
-	if until != math.MaxInt64 {
-		ts := unix.NsecToTimespec(max(until-w.clock(), 0))
-		limit = &ts
+	if e == unix.EINTR {
+		return 0
 	}
-	return blockingPoll(w.ep, w.events, limit)
+	if e != 0 {
+		panic(fmt.Sprintf("epoll_pwait2 (Linux 5.11 or newer): %v", e))
+	}
+	return int(n)
 }
 
-func (w *worker) checkWait() error {
-	p := w.waiting
-	if !p.done() && w.clock() < p.until {
-		return nil
+// edge begins or ends what the histograms hold.
+func (w *worker) edge(at Edge, now int64) {
+	switch at {
+	case Begin:
+		w.latency.Reset()
+		w.lag.Reset()
+		w.recordFrom, w.recordTo = now, math.MaxInt64
+	case End:
+		w.recordTo = now
 	}
-	w.waiting = nil
-	r := p.reply()
-	r.Took = w.clock() - p.since
-	return w.answer(r)
 }
 
-func (w *worker) answer(r Reply) error {
-	if err := json.NewEncoder(w.answers).Encode(r); err != nil {
-		return fmt.Errorf("answer: %w", err)
-	}
-	return w.answers.Flush()
-}
+// records tells whether a message that was due at a time belongs to the measurement.
+func (w *worker) records(due int64) bool { return due >= w.recordFrom && due < w.recordTo }
+
+// away is how many peers have left and are on their way back.
+func (w *worker) away() int { return w.leaving + len(w.dialer.queue) + w.dialer.flying }

@@ -1,262 +1,185 @@
 package report
 
 import (
-	"bytes"
 	"fmt"
-	"image/color"
+	"html"
+	"html/template"
 	"math"
-	"regexp"
 	"slices"
-
-	"gonum.org/v1/plot"
-	"gonum.org/v1/plot/font"
-	"gonum.org/v1/plot/plotter"
-	"gonum.org/v1/plot/vg"
-	"gonum.org/v1/plot/vg/draw"
-	"gonum.org/v1/plot/vg/vgsvg"
+	"strings"
 )
 
-// Chart is one picture.
+// Chart is one picture, readable at the width of a phone and on a dark page.
 type Chart struct {
 	File  string
 	Title string
-	Wide  bool
-	SVG   []byte
+	SVG   template.HTML
 }
 
-// Widths of charts: two beside each other on the page, or one across it.
-const (
-	narrow = 16 * vg.Centimeter
-	wide   = 30 * vg.Centimeter
-)
+// width is that of every chart in its own units: letters keep their size on a phone, and grow on a page.
+const width = 400
 
 // colours of the servers, in their order: told apart also by those who see red and green alike (Okabe and Ito).
-var colours = []color.RGBA{
-	{R: 0xd5, G: 0x5e, B: 0x00, A: 255},
-	{R: 0x00, G: 0x72, B: 0xb2, A: 255},
-	{R: 0x00, G: 0x9e, B: 0x73, A: 255},
-	{R: 0xcc, G: 0x79, B: 0xa7, A: 255},
-	{R: 0x8a, G: 0x7a, B: 0x10, A: 255},
-	{R: 0x56, G: 0xb4, B: 0xe9, A: 255},
-	{R: 0x66, G: 0x66, B: 0x66, A: 255},
+var colours = []string{"#d55e00", "#0072b2", "#009e73", "#cc79a7", "#b59a00", "#56b4e9", "#808080"}
+
+const style = `<style>text{font:11px system-ui,"DejaVu Sans",sans-serif;fill:#1c2024}.t{font-size:13px;font-weight:600}.s{fill:#60656c}` +
+	`.g{stroke:#dfe1e4}.b{stroke:#60656c}@media(prefers-color-scheme:dark){text{fill:#e8e9ea}.s{fill:#a3a8af}.g{stroke:#3a3f44}.b{stroke:#a3a8af}}</style>`
+
+// canvas collects a drawing from top to bottom.
+type canvas struct {
+	title string
+	body  strings.Builder
+	y     float64 // where the next row begins
 }
 
-// Charts draws what the figures allow; a picture without data is left out.
-func (r *Report) Charts() ([]Chart, error) {
-	var out []Chart
-	for _, draw := range []func() (*Chart, error){r.cpuChart, r.latencyChart, r.offeredChart, r.throughputChart, r.memoryChart} {
-		c, err := draw()
-		if err != nil {
-			return nil, fmt.Errorf("draw a chart: %w", err)
+func (r *Report) newCanvas(title, unit string, servers []string) *canvas {
+	c := &canvas{title: title}
+	c.text(8, 18, "start", "t", title)
+	c.text(8, 33, "start", "s", unit)
+	x := 8.0
+	c.y = 50
+	for _, s := range servers {
+		if w := 22 + 6.3*float64(len(s)); x+w > width {
+			x, c.y = 8, c.y+16
 		}
-		if c != nil {
-			out = append(out, *c)
-		}
+		c.dot(x+4, c.y-4, r.colour(s))
+		c.text(x+12, c.y, "start", "", s)
+		x += 22 + 6.3*float64(len(s))
 	}
-	return out, nil
+	c.y += 12
+	return c
 }
 
-func (r *Report) colour(server string) color.RGBA {
+func (r *Report) colour(server string) string {
 	i := slices.IndexFunc(r.Servers, func(s Server) bool { return s.Name == server })
 	return colours[max(i, 0)%len(colours)]
 }
 
-func newPlot(title, x, y string) *plot.Plot {
-	p := plot.New()
-	for _, f := range []*font.Font{
-		&p.Title.TextStyle.Font, &p.X.Label.TextStyle.Font, &p.Y.Label.TextStyle.Font,
-		&p.X.Tick.Label.Font, &p.Y.Tick.Label.Font, &p.Legend.TextStyle.Font,
-	} {
-		f.Variant, f.Size = "Sans", 11
-	}
-	p.Title.TextStyle.Font.Size = 13
-	p.Title.Text = title
-	p.X.Label.Text, p.Y.Label.Text = x, y
-	p.Title.Padding = vg.Points(8)
-	p.X.Padding, p.Y.Padding = vg.Points(4), vg.Points(4)
-	p.Legend.Top, p.Legend.Left = true, true
-	p.Legend.Padding = vg.Points(4)
-	p.Legend.ThumbnailWidth = vg.Points(22)
-	p.Legend.XOffs, p.Legend.YOffs = vg.Points(8), vg.Points(-4)
-	grid := plotter.NewGrid()
-	grid.Vertical.Color, grid.Horizontal.Color = color.Gray{0xdd}, color.Gray{0xdd}
-	p.Add(grid)
-	return p
+func (c *canvas) text(x, y float64, anchor, class, text string) {
+	fmt.Fprintf(&c.body, `<text x="%.1f" y="%.1f" text-anchor="%s" class="%s">%s</text>`, x, y, anchor, class, html.EscapeString(text))
 }
 
-// fontFamily is what the drawing library writes; the families put in its place have letters of the same width.
-var fontFamily = regexp.MustCompile(`font-family:[^;"]*`)
-
-func render(p *plot.Plot, file string, width vg.Length) (*Chart, error) {
-	c := vgsvg.New(width, 10*vg.Centimeter)
-	// Room at the edges for labels that stick out of the plot: browsers measure letters a little differently.
-	p.Draw(draw.Crop(draw.New(c), 6, -20, 4, -6))
-	var b bytes.Buffer
-	if _, err := c.WriteTo(&b); err != nil {
-		return nil, err
-	}
-	svg := fontFamily.ReplaceAll(b.Bytes(), []byte("font-family:'Liberation Sans',Arimo,Arial,Helvetica,sans-serif"))
-	return &Chart{File: file, Title: p.Title.Text, Wide: width == wide, SVG: svg}, nil
+func (c *canvas) line(x1, y1, x2, y2 float64, class string) {
+	fmt.Fprintf(&c.body, `<line x1="%.1f" y1="%.1f" x2="%.1f" y2="%.1f" class="%s"/>`, x1, y1, x2, y2, class)
 }
 
-// line adds one server's curve.
-func (r *Report) line(p *plot.Plot, server string, points []Point) error {
-	xy := make(plotter.XYs, len(points))
-	for i, q := range points {
-		xy[i] = plotter.XY{X: q.X, Y: q.Y}
-	}
-	l, s, err := plotter.NewLinePoints(xy)
-	if err != nil {
-		return err
-	}
-	l.Color, s.Color = r.colour(server), r.colour(server)
-	l.Width = vg.Points(1.8)
-	s.Shape, s.Radius = draw.CircleGlyph{}, vg.Points(2)
-	p.Add(l, s)
-	p.Legend.Add(server, l)
-	return nil
+func (c *canvas) dot(x, y float64, colour string) {
+	fmt.Fprintf(&c.body, `<circle cx="%.1f" cy="%.1f" r="4" fill="%s"/>`, x, y, colour)
 }
 
-// curves adds a line per server from the rounds' series, and returns how many there were.
-func (r *Report) curves(p *plot.Plot, s *Scenario, points func(*Result) []Point) (n int, err error) {
-	for i := range s.Results {
-		if q := points(&s.Results[i]); len(q) > 1 {
-			if err := r.line(p, s.Results[i].Server, q); err != nil {
-				return n, err
-			}
-			n++
-		}
-	}
-	return n, nil
+func (c *canvas) chart(file string) Chart {
+	svg := fmt.Sprintf(`<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %.0f" role="img" aria-label="%s">%s%s</svg>`,
+		width, c.y+8, html.EscapeString(c.title), style, c.body.String())
+	return Chart{File: file, Title: c.title, SVG: template.HTML(svg)} // what came from outside was escaped on its way in
 }
 
-// medianSeries is the point-by-point median of a series over the rounds.
-func (r *Result) medianSeries(name string) []Point {
-	byX := map[float64][]float64{}
-	for i := range r.Rounds {
-		if r.Rounds[i].Failed() {
-			continue
-		}
-		for _, p := range r.Rounds[i].Series[name] {
-			byX[p.X] = append(byX[p.X], p.Y)
-		}
+// charts draws what the figures allow; a picture without data is left out.
+func (r *Report) charts() (out []Chart) {
+	if c := r.ratioChart(); c != nil {
+		out = append(out, c.chart("cpu.svg"))
 	}
-	var out []Point
-	for x, y := range byX {
-		out = append(out, Point{X: x, Y: Median(y)})
+	if s := r.scenario(ResidentPerPeer); s != nil {
+		out = append(out, r.barChart(s, ResidentPerPeer).chart("memory.svg"))
 	}
-	slices.SortFunc(out, func(a, b Point) int { return int(math.Copysign(1, a.X-b.X)) })
 	return out
 }
 
-func (r *Report) scenario(kind string) *Scenario {
-	for i := range r.Scenarios {
-		if r.Scenarios[i].Kind == kind {
-			return &r.Scenarios[i]
+// scenario is the first in which some server has a figure of a metric.
+func (r *Report) scenario(name string) *Scenario {
+	for _, s := range r.Scenarios {
+		if slices.ContainsFunc(s.Results, func(res *Result) bool { _, ok := res.Summary[name]; return ok }) {
+			return s
 		}
 	}
 	return nil
 }
 
-func (r *Report) memoryChart() (*Chart, error) {
-	s := r.scenario("idle")
-	if s == nil {
-		return nil, nil
-	}
-	p := newPlot("Resident memory per silent peer (log scale, lower is better)", "peers connected", "bytes")
-	n, err := r.curves(p, s, func(res *Result) []Point {
-		q := res.medianSeries(MemoryCurve)
-		for i := range q {
-			q[i].Y = math.Max(q[i].Y/q[i].X, 1)
-		}
-		return q
-	})
-	if n == 0 || err != nil {
-		return nil, err
-	}
-	p.X.Min = 0
-	p.X.Max *= 1.35 // the legend's room
-	p.Legend.XOffs = vg.Points(270)
-	p.X.Tick.Marker = thousands{}
-	p.Y.Scale, p.Y.Tick.Marker = plot.LogScale{}, decades{}
-	p.Y.Min, p.Y.Max = decade(p.Y.Min, math.Floor), decade(p.Y.Max, math.Ceil)
-	return render(p, "memory.svg", narrow)
-}
-
-func (r *Report) throughputChart() (*Chart, error) {
-	s := r.scenario("latency")
-	if s == nil {
-		return nil, nil
-	}
-	p := newPlot("Throughput over offered rate", "deliveries per second offered", "deliveries per second")
-	n, err := r.curves(p, s, func(res *Result) []Point { return res.medianSeries(ThroughputCurve) })
-	if n == 0 || err != nil {
-		return nil, err
-	}
-	ideal := plotter.NewFunction(func(x float64) float64 { return x })
-	ideal.Color, ideal.Dashes = color.Gray{0x99}, []vg.Length{vg.Points(4), vg.Points(3)}
-	p.Add(ideal)
-	p.Legend.Add("all that was offered", ideal)
-	p.X.Min, p.Y.Min = 0, 0
-	p.Y.Max = math.Max(p.Y.Max, 0.95*p.X.Max)
-	p.X.Tick.Marker, p.Y.Tick.Marker = thousands{}, thousands{}
-	return render(p, "throughput.svg", narrow)
-}
-
-// offeredChart shows where each server's queue begins to grow.
-func (r *Report) offeredChart() (*Chart, error) {
-	s := r.scenario("latency")
-	if s == nil {
-		return nil, nil
-	}
-	p := newPlot("99th percentile over offered rate", "deliveries per second offered", "milliseconds")
-	n, err := r.curves(p, s, func(res *Result) []Point { return positive(res.medianSeries(P99Curve)) })
-	if n == 0 || err != nil {
-		return nil, err
-	}
-	p.X.Min, p.X.Tick.Marker = 0, thousands{}
-	p.Y.Scale, p.Y.Tick.Marker = plot.LogScale{}, decades{}
-	p.Y.Min, p.Y.Max = decade(p.Y.Min, math.Floor), decade(p.Y.Max, math.Ceil)
-	return render(p, "offered.svg", narrow)
-}
-
-// positive lifts values that a logarithmic axis cannot show.
-func positive(points []Point) []Point {
-	for i := range points {
-		points[i].Y = math.Max(points[i].Y, 1e-3)
-	}
-	return points
-}
-
-func (r *Report) latencyChart() (*Chart, error) {
-	s := r.scenario("latency")
-	if s == nil {
-		return nil, nil
-	}
-	p := newPlot("Latency at half of the reference's saturation", "percentile", "milliseconds")
-	n, err := r.curves(p, s, func(res *Result) []Point {
-		var all []byte
-		for i := range res.Rounds {
-			if !res.Rounds[i].Failed() {
-				all = Merge(all, res.Rounds[i].Histogram)
+// logTicks are 1, 2 and 5 of every power of ten, as far as they lie within.
+func logTicks(low, high float64) (out []float64) {
+	for e := math.Floor(math.Log10(low)); e <= math.Ceil(math.Log10(high)); e++ {
+		for _, k := range []float64{1, 2, 5} {
+			if v := k * math.Pow(10, e); v >= low*0.999 && v <= high*1.001 {
+				out = append(out, v)
 			}
 		}
-		q := PercentileCurve(all)
-		for i := range q {
-			q[i].X = nines(q[i].X)
-		}
-		return positive(q)
-	})
-	if n == 0 || err != nil {
-		return nil, err
 	}
-	p.X.Tick.Marker = percentileTicks{}
-	p.Y.Scale, p.Y.Tick.Marker = plot.LogScale{}, decades{}
-	p.Y.Min, p.Y.Max = decade(p.Y.Min, math.Floor), decade(p.Y.Max, math.Ceil)
-	return render(p, "latency.svg", narrow)
+	return out
 }
 
-// nines puts percentiles on an axis on which 90, 99, 99.9 are equally far apart.
-func nines(percentile float64) float64 { return -math.Log10(1 - percentile/100) }
+func short(v float64) string { return number(v, max(0, int(math.Ceil(-math.Log10(v)-1e-9)))) }
 
-func decade(v float64, to func(float64) float64) float64 { return math.Pow(10, to(math.Log10(v))) }
+// ratioChart has a row for each scenario and a dot for each server: the ratio of the summary table, on a logarithmic
+// scale, as there are factors of 1.1 and of 40.
+func (r *Report) ratioChart() *canvas {
+	type row struct {
+		title  string
+		ratios map[string]float64
+	}
+	var rows []row
+	var names []string
+	low, high := 0.8, 1.25
+	for _, s := range r.Scenarios {
+		x := row{s.Title, map[string]float64{}}
+		for _, res := range s.Results {
+			if q := res.Summary[CPUPerDelivery].Ratio; q != nil && slices.Contains(s.Primary, CPUPerDelivery) && s.Base == r.Against {
+				x.ratios[res.Server] = q.Median
+				low, high = min(low, q.Median/1.1), max(high, q.Median*1.1)
+				if !slices.Contains(names, res.Server) {
+					names = append(names, res.Server)
+				}
+			}
+		}
+		if len(x.ratios) > 0 {
+			rows = append(rows, x)
+		}
+	}
+	if len(rows) == 0 {
+		return nil
+	}
+	c := r.newCanvas("CPU time per delivered message", "times "+r.Against+"'s in the same round (log scale; left is better)", names)
+	at := func(v float64) float64 { return 12 + math.Log(v/low)/math.Log(high/low)*(width-24) }
+	top, bottom := c.y, c.y+float64(len(rows))*32
+	last := math.Inf(-1)
+	for _, v := range logTicks(low, high) {
+		x := at(v)
+		c.line(x, top, x, bottom, map[bool]string{true: "b", false: "g"}[v == 1])
+		if x-last > 24 {
+			c.text(x, bottom+13, "middle", "s", short(v))
+			last = x
+		}
+	}
+	for _, row := range rows {
+		c.text(12, c.y+12, "start", "", row.title)
+		for _, name := range names {
+			if v, ok := row.ratios[name]; ok {
+				c.dot(at(v), c.y+22, r.colour(name))
+			}
+		}
+		c.y += 32
+	}
+	c.y += 16
+	return c
+}
+
+// barChart has a bar for each server, from zero.
+func (r *Report) barChart(s *Scenario, name string) *canvas {
+	m := metric(name)
+	c := r.newCanvas(strings.ToUpper(m.Title[:1])+m.Title[1:], m.Unit+" (less is better)", nil)
+	most := 0.0
+	for _, res := range s.Results {
+		most = max(most, res.Summary[name].Median)
+	}
+	c.y -= 8
+	for _, res := range s.Results {
+		sum, ok := res.Summary[name]
+		if !ok {
+			continue
+		}
+		w := max(sum.Median/most*(width-170), 1)
+		c.text(88, c.y+12, "end", "", res.Server)
+		fmt.Fprintf(&c.body, `<rect x="94" y="%.1f" width="%.1f" height="14" fill="%s"/>`, c.y+1, w, r.colour(res.Server))
+		c.text(100+w, c.y+12, "start", "", m.number(sum.Median))
+		c.y += 22
+	}
+	return c
+}

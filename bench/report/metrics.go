@@ -1,49 +1,45 @@
 package report
 
-// The names of metrics in report.json.
-const (
-	CPUPerDelivery   = "cpu_us_per_delivery"
-	Deliveries       = "deliveries_per_s"
-	SystemShare      = "system_share"
-	GCShare          = "gc_share"
-	PerRead          = "messages_per_read"
-	ServerCPU        = "server_cpu"
-	LoadCPU          = "load_cpu"
-	Syscalls         = "syscalls_per_delivery"
-	Joins            = "joins_per_s"
-	P50Half          = "p50_ms_half"
-	P99Half          = "p99_ms_half"
-	P999Half         = "p999_ms_half"
-	P9999Half        = "p9999_ms_half"
-	LagHalf          = "load_lag_p99_ms_half"
-	Sustained        = "sustained_per_s"
-	P99Alone         = "p99_ms_before"
-	P99Stuck         = "p99_ms_stuck"
-	RateStuck        = "rate_kept_stuck"
-	StuckClosed      = "stuck_closed"
-	StuckGrowth      = "server_growth_mib"
-	HandshakesPerCPU = "handshakes_per_cpu_s"
-	Handshakes       = "handshakes_per_s"
-	StormSeconds     = "storm_s"
-	StormPerCPU      = "storm_per_cpu_s"
-	ResidentPerPeer  = "resident_bytes_per_peer"
-	ResidentSlope    = "resident_bytes_slope"
-	KernelPerPeer    = "kernel_bytes_per_peer"
-	HeartbeatCPU     = "heartbeat_us_per_peer"
-	HeartbeatShare   = "heartbeat_core_100k_30s"
-	Pinged           = "pings_per_peer"
-	BroadcastsServed = "peers_served"
-	OtherCPU         = "other_cpu"
-	Stolen           = "stolen_cpu"
-	Empty            = "empty_mib"
+import (
+	"strconv"
+	"strings"
 )
 
-// Curves in report.json.
+// The names of metrics in report.json.
 const (
-	LatencyCurve    = "latency_ms_by_percentile"
-	ThroughputCurve = "delivered_by_offered"
-	P99Curve        = "p99_ms_by_offered"
-	MemoryCurve     = "resident_bytes_by_peers"
+	CPUPerDelivery    = "cpu_us_per_delivery"
+	Deliveries        = "deliveries_per_s"
+	Joins             = "joins_per_s"
+	WritesPerDelivery = "writes_per_delivery"
+	CallsPerDelivery  = "syscalls_per_delivery"
+	P50               = "p50_ms"
+	P99               = "p99_ms"
+	P999              = "p999_ms"
+	Lag               = "load_lag_p99_ms"
+	Sustained         = "sustained_per_s"
+	P99Alone          = "p99_ms_before"
+	RateKept          = "rate_kept"
+	StuckClosed       = "stuck_closed"
+	StuckGrowth       = "server_growth_mib"
+	HandshakesPerCPU  = "handshakes_per_cpu_s"
+	Handshakes        = "handshakes_per_s"
+	CallsPerPeer      = "syscalls_per_peer"
+	StormSeconds      = "storm_s"
+	StormPerCPU       = "storm_per_cpu_s"
+	ResidentPerPeer   = "resident_bytes_per_peer"
+	ResidentSlope     = "resident_bytes_slope"
+	KernelPerPeer     = "kernel_bytes_per_peer"
+	Empty             = "empty_mib"
+	HeartbeatCPU      = "heartbeat_us_per_peer"
+	HeartbeatShare    = "heartbeat_core_100k_30s"
+	Pinged            = "pings_per_peer"
+	Served            = "peers_served"
+	PerRead           = "messages_per_read"
+	SystemShare       = "system_share"
+	ServerCPU         = "server_cpu"
+	LoadCPU           = "load_cpu"
+	OtherCPU          = "other_cpu"
+	Stolen            = "stolen_cpu"
 )
 
 // Metric says how to read a number.
@@ -59,35 +55,34 @@ type Metric struct {
 // Metrics in the order in which tables show them.
 var Metrics = []Metric{
 	{CPUPerDelivery, "CPU per delivery", "µs", -1, 2, 0},
-	{Deliveries, "deliveries", "/s", 1, 0, 0},
-	{Joins, "joins", "/s", 0, 0, 0},
-	{P50Half, "p50 at half", "ms", -1, 3, 0},
-	{P99Half, "p99 at half", "ms", -1, 3, 0},
-	{P999Half, "p99.9 at half", "ms", -1, 3, 0},
-	{P9999Half, "p99.99 at half", "ms", -1, 3, 0},
-	{LagHalf, "load's own lag p99", "ms", 0, 3, 0},
-	{Sustained, "highest rate kept", "/s", 1, 0, 0},
-	{P99Alone, "p99 before", "ms", -1, 2, 0},
-	{P99Stuck, "p99 beside a stuck reader", "ms", -1, 2, 0},
-	{RateStuck, "rate kept", "%", 1, 1, 100},
+	{HandshakesPerCPU, "handshakes per CPU second", "", 1, 0, 0},
+	{ResidentPerPeer, "resident per silent peer", "bytes", -1, 0, 0},
+	{Deliveries, "deliveries per second", "", 1, 0, 0},
+	{P50, "median latency", "ms", -1, 3, 0},
+	{P99, "99th percentile of latency", "ms", -1, 3, 0},
+	{P999, "99.9th percentile of latency", "ms", -1, 3, 0},
+	{P99Alone, "99th percentile before that", "ms", -1, 3, 0},
+	{Sustained, "highest rate kept, deliveries per second", "", 1, 0, 0},
+	{Lag, "load's own lateness, 99th percentile", "ms", 0, 3, 0},
+	{WritesPerDelivery, "writes per delivery", "", -1, 3, 0},
+	{CallsPerDelivery, "system calls per delivery", "", -1, 3, 0},
+	{PerRead, "messages per read of a recipient", "", 0, 1, 0},
+	{Joins, "joins per second", "", 0, 0, 0},
+	{RateKept, "rate kept", "%", 1, 1, 100},
 	{StuckClosed, "stuck readers closed", "%", 0, 0, 100},
 	{StuckGrowth, "server grew", "MiB", -1, 1, 0},
-	{HandshakesPerCPU, "handshakes per CPU second", "", 1, 0, 0},
-	{Handshakes, "handshakes", "/s", 1, 0, 0},
-	{StormSeconds, "storm: last one back after", "s", -1, 3, 0},
-	{StormPerCPU, "storm: per CPU second", "", 1, 0, 0},
-	{ResidentPerPeer, "resident per peer", "B", -1, 0, 0},
-	{ResidentSlope, "slope", "B/peer", -1, 0, 0},
-	{KernelPerPeer, "kernel per peer, both ends", "B", -1, 0, 0},
+	{Handshakes, "handshakes per second", "", 1, 0, 0},
+	{CallsPerPeer, "system calls per accepted, upgraded peer", "", -1, 1, 0},
+	{StormSeconds, "all reset: last one back after", "s", -1, 3, 0},
+	{StormPerCPU, "all reset: handshakes per CPU second", "", 1, 0, 0},
+	{ResidentSlope, "resident, slope from half to all", "bytes per peer", -1, 0, 0},
+	{KernelPerPeer, "kernel per peer, both ends", "bytes", 0, 0, 0},
 	{Empty, "empty process", "MiB", -1, 1, 0},
 	{HeartbeatCPU, "CPU per heartbeat", "µs", -1, 2, 0},
-	{HeartbeatShare, "of a core for 100,000 peers at 30 s", "%", -1, 2, 100},
+	{HeartbeatShare, "of a core for heartbeats of 100,000 peers every 30 s", "%", -1, 2, 100},
 	{Pinged, "pings per peer and interval", "", 0, 2, 0},
-	{BroadcastsServed, "peers served by a broadcast", "", 0, 0, 0},
-	{Syscalls, "system calls per delivery", "", -1, 3, 0},
-	{PerRead, "messages per read", "", 0, 1, 0},
-	{SystemShare, "in the kernel", "%", 0, 0, 100},
-	{GCShare, "garbage collection", "%", 0, 1, 100},
+	{Served, "peers served by one broadcast per room", "", 0, 0, 0},
+	{SystemShare, "of its CPU in the kernel", "%", 0, 0, 100},
 	{ServerCPU, "server busy", "%", 0, 0, 100},
 	{LoadCPU, "load busy", "%", 0, 0, 100},
 	{OtherCPU, "other processes", "% of a CPU", 0, 0, 100},
@@ -102,4 +97,31 @@ func metric(name string) Metric {
 		}
 	}
 	return Metric{Name: name, Title: name, Digits: 2}
+}
+
+// Format writes a value with its unit.
+func (m Metric) Format(v float64) string { return strings.TrimSpace(m.number(v) + " " + m.Unit) }
+
+func (m Metric) number(v float64) string {
+	if m.Scale != 0 {
+		v *= m.Scale
+	}
+	return number(v, m.Digits)
+}
+
+// number writes digits after the point, and thousands apart.
+func number(v float64, digits int) string {
+	s := strconv.FormatFloat(v, 'f', digits, 64)
+	whole, rest, point := strings.Cut(s, ".")
+	sign := ""
+	if strings.HasPrefix(whole, "-") {
+		sign, whole = "-", whole[1:]
+	}
+	for i := len(whole) - 3; i > 0; i -= 3 {
+		whole = whole[:i] + "," + whole[i:]
+	}
+	if point {
+		whole += "." + rest
+	}
+	return sign + whole
 }

@@ -1,7 +1,6 @@
 package report
 
 import (
-	"bytes"
 	"encoding/xml"
 	"io"
 	"os"
@@ -14,57 +13,75 @@ import (
 )
 
 // sample is a report of one scenario, with these costs per delivery, one for each round.
-func sample(costs map[string][]float64) *Report {
-	s := Scenario{Name: "pair", Kind: "steady", Primary: CPUPerDelivery, Shape: load.Shape{Rooms: 2, Peers: 2, Size: 128}}
-	r := &Report{Schema: Schema}
-	for _, name := range []string{"relaygate", "gws"} {
-		r.Servers = append(r.Servers, Server{Name: name})
-		res := Result{Server: name}
-		for _, c := range costs[name] {
-			res.Rounds = append(res.Rounds, Round{Metrics: map[string]float64{CPUPerDelivery: c}})
+func sample(relaygate, gws []float64) *Report {
+	s := &Scenario{Name: "pair", Title: "rooms of 2", Primary: []string{CPUPerDelivery}, Base: "relaygate"}
+	r := &Report{Schema: Schema, Against: "relaygate", Scenarios: []*Scenario{s}}
+	for name, costs := range map[string][]float64{"relaygate": relaygate, "gws": gws} {
+		res := &Result{Server: name}
+		for _, c := range costs {
+			res.Rounds = append(res.Rounds, &Round{Metrics: map[string]float64{CPUPerDelivery: c}})
 		}
 		s.Results = append(s.Results, res)
 	}
-	r.Scenarios = []Scenario{s}
+	if s.Results[0].Server != "relaygate" {
+		s.Results[0], s.Results[1] = s.Results[1], s.Results[0]
+	}
+	r.Servers = []Server{{Name: "relaygate"}, {Name: "gws"}}
 	r.Conclude()
 	return r
 }
 
+func five(v float64) []float64 { return []float64{v, v, v, v, v} }
+
 func TestVerdict(t *testing.T) {
 	f := func(gws []float64, want, no string) {
 		t.Helper()
-		r := sample(map[string][]float64{"relaygate": {2, 2, 2}, "gws": gws})
+		r := sample(five(2), gws)
 		if v := r.Scenarios[0].Verdict; !strings.Contains(v, want) || no != "" && strings.Contains(v, no) {
 			t.Errorf("gws %v: %q, want %q in it and not %q", gws, v, want, no)
 		}
 	}
-	f([]float64{3.9, 4, 4.2}, "gws 2.00 times that", "No difference")
-	f([]float64{0.9, 1, 1.1}, "gws 0.50 times that", "No difference")
-	f([]float64{1.5, 2.1, 4}, "No difference beyond noise: gws", "times that")
-	f([]float64{4}, "relaygate has 2.00", "")
+	f([]float64{3.9, 4, 4, 4.1, 4.2}, "gws × 2.00 (1.95–2.10)", "No difference")
+	f([]float64{0.9, 1, 1, 1, 1.1}, "gws × 0.50", "No difference")
+	f([]float64{1.5, 2, 2.1, 3, 4}, "No difference beyond noise: gws", "×")
+	f([]float64{4, 4, 4}, "Fewer than 5 rounds: no verdict on gws", "×")
 }
 
-func TestVerdictNamesFailures(t *testing.T) {
-	r := sample(map[string][]float64{"relaygate": {2, 2, 2}, "gws": {4, 4, 4}})
-	if r.Failed() {
-		t.Error("a report without a failure is failed")
+// The median of the rounds' ratios is neither the ratio of the medians nor of the means, and the page says which it is.
+func TestRatioIsOfPairs(t *testing.T) {
+	r := sample([]float64{1, 2, 4, 8, 16}, []float64{3, 2, 8, 8, 64})
+	q := r.Scenarios[0].Result("gws").Summary[CPUPerDelivery].Ratio
+	if q == nil || q.Median != 2 || q.Low != 1 || q.High != 4 {
+		t.Errorf("got %+v, want 2 (1–4) of 3, 1, 2, 1, 4", q)
 	}
-	r.Scenarios[0].Results[1].Rounds[1].Violations.Lost = 3
+	if text := strings.Join(r.reading(), " "); !strings.Contains(text, "not the quotient of the two medians") {
+		t.Error("the page does not say which ratio it shows")
+	}
+	// A round that one of them failed pairs with nothing.
+	r.Scenarios[0].Result("relaygate").Rounds[4].Error = "x"
 	r.Conclude()
-	if v := r.Scenarios[0].Verdict; !r.Failed() || !strings.Contains(v, "FAILURE of gws") {
-		t.Errorf("failed %v, verdict %q; want a FAILURE of gws", r.Failed(), v)
+	if q := r.Scenarios[0].Result("gws").Summary[CPUPerDelivery].Ratio; q.Rounds != 4 || q.Firm {
+		t.Errorf("got %+v, want four rounds, too few for an interval", q)
 	}
-	if n := len(r.Scenarios[0].Results[1].Rounds) - 1; n < 1 || r.Scenarios[0].Results[1].Summary[CPUPerDelivery].Ratio == nil {
-		t.Error("the rounds that did not fail are gone with the one that did")
+}
+
+func TestVerdictNamesWhatWentWrong(t *testing.T) {
+	r := sample(five(2), five(4))
+	if f := r.Faults(); f != nil {
+		t.Errorf("a report without a failure has %v", f)
 	}
+	r.Scenarios[0].Results[1].Rounds[1].Violations = load.Violations{Counts: map[string]uint64{load.Lost: 3}, Examples: []string{"x"}}
 	r.Scenarios[0].Results[1].Rounds[1].Metrics[CPUPerDelivery] = 1000
 	r.Conclude()
-	if max := r.Scenarios[0].Results[1].Summary[CPUPerDelivery].Max; max != 4 {
-		t.Errorf("a failed round's figure of 1000 is in the summary: largest %v, want 4", max)
+	if v := r.Scenarios[0].Verdict; len(r.Faults()) != 1 || !strings.Contains(v, "FAILURE of gws, round 2: 3 lost") {
+		t.Errorf("faults %v, verdict %q; want one of gws in round 2", r.Faults(), v)
 	}
-	r = sample(map[string][]float64{"relaygate": {2, 2, 2}, "gws": {4, 4, 4}})
-	for i := range r.Scenarios[0].Results[0].Rounds {
-		r.Scenarios[0].Results[0].Rounds[i].LoadBound = true
+	if most := r.Scenarios[0].Results[1].Summary[CPUPerDelivery].High; most != 4 {
+		t.Errorf("a failed round's figure of 1000 is in the summary: highest %v, want 4", most)
+	}
+	r = sample(five(2), five(4))
+	for _, x := range r.Scenarios[0].Results[0].Rounds {
+		x.LoadBound = true
 	}
 	r.Conclude()
 	if v := r.Scenarios[0].Verdict; !strings.Contains(v, "load, not the server, was the limit") {
@@ -75,9 +92,7 @@ func TestVerdictNamesFailures(t *testing.T) {
 func TestCompare(t *testing.T) {
 	f := func(old, new []float64, want int) {
 		t.Helper()
-		gws := []float64{4, 4, 4}
-		a, b := sample(map[string][]float64{"relaygate": old, "gws": gws}), sample(map[string][]float64{"relaygate": new, "gws": gws})
-		c := Compare(a, b)
+		c := Compare(sample(old, five(4)), sample(new, five(4)))
 		if len(c.Changes) != 1 || c.Changes[0].Verdict != want || c.Changes[0].Against != "gws" {
 			t.Fatalf("%v to %v: %+v, want verdict %d against gws", old, new, c.Changes, want)
 		}
@@ -85,57 +100,69 @@ func TestCompare(t *testing.T) {
 			t.Errorf("%v to %v: status %d, %q", old, new, status, text)
 		}
 	}
-	f([]float64{2, 2.1, 2.2}, []float64{3, 3.1, 3.2}, -1)
-	f([]float64{3, 3.1, 3.2}, []float64{2, 2.1, 2.2}, 1)
-	f([]float64{2, 2.5, 3}, []float64{2.4, 2.8, 3.2}, 0)
-	f([]float64{2, 2, 2}, []float64{2, 2, 2}, 0)
-	f([]float64{2}, []float64{2.2}, 0) // too few rounds to tell
-	f([]float64{2}, []float64{2.5}, -1)
-	f([]float64{2, 2, 2}, []float64{2.08, 2.08, 2.08}, 0)
+	a := []float64{2, 2.1, 2.2, 2.3, 2.4}
+	f(a, []float64{3, 3.1, 3.2, 3.3, 3.4}, -1)
+	f([]float64{3, 3.1, 3.2, 3.3, 3.4}, a, 1)
+	f(a, []float64{2.3, 2.4, 2.5, 2.6, 2.7}, 0) // they overlap
+	f(five(2), five(2), 0)
+	f(five(2), five(2.08), 0) // too little
+	f([]float64{2, 2, 2}, []float64{4, 4, 4}, 0)
+
+	// The machine's mood moves both servers: that is no change.
+	if c := Compare(sample(five(2), five(4)), sample(five(3), five(6))); c.Changes[0].Verdict != 0 {
+		t.Errorf("both servers cost half more: %+v, want no change", c.Changes)
+	}
 }
 
 // TestCompareIncomplete: what the new report does not say, or says of a failed run, passes no gate.
 func TestCompareIncomplete(t *testing.T) {
-	fresh := func() *Report {
-		return sample(map[string][]float64{"relaygate": {2, 2, 2}, "gws": {4, 4, 4}})
-	}
 	f := func(status int, want string, spoil func(r *Report)) {
 		t.Helper()
-		r := fresh()
+		r := sample(five(2), five(4))
 		spoil(r)
 		r.Conclude()
-		c := Compare(fresh(), r)
-		if c.Status() != status || !strings.Contains(c.String(), want) {
+		if c := Compare(sample(five(2), five(4)), r); c.Status() != status || !strings.Contains(c.String(), want) {
 			t.Errorf("status %d, want %d, and %q in:\n%s", c.Status(), status, want, c)
 		}
 	}
 	f(0, "", func(*Report) {})
 	f(2, "nothing in common", func(r *Report) { r.Scenarios = nil })
 	f(2, "interrupted", func(r *Report) { r.Interrupted = true })
-	f(1, "FAILED: pair: FAILURE of gws", func(r *Report) { r.Scenarios[0].Results[1].Rounds[0].Violations.Lost = 1 })
+	f(1, "FAILED: pair: gws, round 1: it broke", func(r *Report) { r.Scenarios[0].Results[1].Rounds[0].Error = "it broke" })
 	f(1, "FAILED: gws: no compiler", func(r *Report) { r.Servers[1].Error = "no compiler" })
 	f(0, "Not the same: kernel", func(r *Report) { r.Machine.Kernel = "Linux 7" })
 
-	old := fresh()
-	more := fresh().Scenarios[0]
+	old, more := sample(five(2), five(4)), *sample(five(2), five(4)).Scenarios[0]
 	more.Name = "star"
-	old.Scenarios = append(old.Scenarios, more)
-	if c := Compare(old, fresh()); c.Status() != 1 || !strings.Contains(c.String(), "MISSING: star") {
+	old.Scenarios = append(old.Scenarios, &more)
+	if c := Compare(old, sample(five(2), five(4))); c.Status() != 1 || !strings.Contains(c.String(), "MISSING: star") {
 		t.Errorf("status %d:\n%s", c.Status(), c)
 	}
 }
 
-// The machine's mood moves both servers: that is no change.
-func TestCompareIsRelative(t *testing.T) {
-	a := sample(map[string][]float64{"relaygate": {2, 2, 2}, "gws": {4, 4, 4}})
-	b := sample(map[string][]float64{"relaygate": {3, 3, 3}, "gws": {6, 6, 6}})
-	if c := Compare(a, b).Changes; len(c) != 1 || c[0].Verdict != 0 {
-		t.Errorf("both servers cost half more: %+v, want no change", c)
+func TestNumber(t *testing.T) {
+	f := func(v float64, digits int, want string) {
+		t.Helper()
+		if got := number(v, digits); got != want {
+			t.Errorf("%v: %s, want %s", v, got, want)
+		}
 	}
+	f(0, 0, "0")
+	f(999.4, 0, "999")
+	f(12345, 0, "12,345")
+	f(-1234567.891, 2, "-1,234,567.89")
 }
 
 func TestWriteAndRead(t *testing.T) {
-	r := sample(map[string][]float64{"relaygate": {2, 2.1, 1.9}, "gws": {4, 4.2, 3.9}})
+	r := sample(five(2), []float64{4, 4.2, 3.9, 4, 4})
+	s := r.Scenarios[0]
+	for i, res := range s.Results {
+		for _, x := range res.Rounds {
+			x.Metrics[ResidentPerPeer] = 500 * float64(i+1)
+		}
+	}
+	s.Title = "<rooms & halls>"
+	r.Conclude()
 	dir := t.TempDir()
 	if err := r.Write(dir); err != nil {
 		t.Fatal(err)
@@ -144,8 +171,8 @@ func TestWriteAndRead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, want := back.Scenarios[0].Results[1].Summary[CPUPerDelivery].Median, 4.0; got != want {
-		t.Errorf("median %v after reading, want %v", got, want)
+	if got := back.Scenarios[0].Results[1].Summary[CPUPerDelivery].Median; got != 4 {
+		t.Errorf("median %v after reading, want 4", got)
 	}
 	page, err := os.ReadFile(filepath.Join(dir, "report.html"))
 	if err != nil {
@@ -154,28 +181,29 @@ func TestWriteAndRead(t *testing.T) {
 	if outside := regexp.MustCompile(`(src|href)="[^#"][^"]*"`).Find(page); outside != nil {
 		t.Errorf("the page is not a single file: %s", outside)
 	}
-	svgs, err := filepath.Glob(filepath.Join(dir, "*.svg"))
-	if err != nil || len(svgs) == 0 {
-		t.Fatalf("charts %v, %v; want at least one", svgs, err)
+	if strings.Contains(string(page), "<rooms") || !strings.Contains(string(page), "× 2.00") {
+		t.Error("the page has an unescaped title, or no ratio")
 	}
-	for _, file := range svgs {
-		b, err := os.ReadFile(file)
+	for _, name := range []string{"cpu.svg", "memory.svg"} {
+		b, err := os.ReadFile(filepath.Join(dir, name))
 		if err != nil {
 			t.Fatal(err)
 		}
-		for d := xml.NewDecoder(bytes.NewReader(b)); ; {
+		for d := xml.NewDecoder(strings.NewReader(string(b))); ; {
 			if _, err := d.Token(); err == io.EOF {
 				break
 			} else if err != nil {
-				t.Fatalf("%s: %v", filepath.Base(file), err)
+				t.Fatalf("%s: %v", name, err)
 			}
+		}
+		if strings.Contains(string(b), "NaN") || strings.Contains(string(b), "Inf") || !strings.Contains(string(page), string(b)) {
+			t.Errorf("%s has a place that is no number, or is not the page's picture", name)
 		}
 	}
 }
 
 func TestReadRefuses(t *testing.T) {
-	f := func(content string) {
-		t.Helper()
+	for _, content := range []string{"", "[]", `{"schema": 999}`} {
 		file := filepath.Join(t.TempDir(), "report.json")
 		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
 			t.Fatal(err)
@@ -183,11 +211,5 @@ func TestReadRefuses(t *testing.T) {
 		if _, err := Read(file); err == nil {
 			t.Errorf("%q is taken for a report", content)
 		}
-	}
-	f("")
-	f("[]")
-	f(`{"schema": 999}`)
-	if _, err := Read(filepath.Join(t.TempDir(), "missing.json")); err == nil {
-		t.Error("a missing file is taken for a report")
 	}
 }
