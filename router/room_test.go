@@ -60,7 +60,8 @@ func joinMany(table *Table, n int) []*ear {
 // flushAll does all ticks that a room needs at once.
 func flushAll(r *Room, s *Scratch) {
 	for again := true; again; {
-		again, _ = r.Flush(s)
+		left, _ := r.Flush(s)
+		again = left != Flushed
 	}
 }
 
