@@ -31,9 +31,14 @@ func (p *peer) enqueueLocked(b []byte) {
 		p.loop.post(task{peer: p, do: (*loop).closeSlow})
 		return
 	}
-	if out := p.out; out != nil && out.sent > 0 && len(out.b)+len(b) > cap(out.b) {
-		out.b = append(out.b[:0], out.b[out.sent:]...) // what is sent needs no room
-		out.sent = 0
+	if out := p.out; out != nil && len(out.b)+len(b) > cap(out.b) && out.sent > 0 {
+		rest := out.b[out.sent:] // what is sent needs no room
+		if out.sent >= len(rest) {
+			out.b, out.sent = append(out.b[:0], rest...), 0
+		} else {
+			p.out = appendTo(nil, rest, 0)
+			putBuffer(out)
+		}
 	}
 	p.out = appendTo(p.out, b, p.loop.srv.cfg.MaxQueue)
 }
