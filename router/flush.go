@@ -95,7 +95,7 @@ func (r *Room) claim(wait bool) (b *batch, part []*Member, others <-chan struct{
 		}
 		b := r.log
 		r.log = nil
-		r.full.Store(false)
+		r.notFullLocked()
 		b.plan(r.members)
 		if len(b.recipients) == 0 {
 			b.recycle()

@@ -1,12 +1,16 @@
 package server
 
-import "syscall"
+import (
+	"math"
+	"syscall"
+)
 
 // What waits for a socket that is full is in peer.out, guarded by peer.mu. It is nil while nothing
 // waits.
 
 // sendLocked writes b, or puts what the socket does not take behind what waits already. b is the
-// caller's again when it returns. What would wait beyond MAX_QUEUE_BYTES makes the peer too slow.
+// caller's again when it returns. A peer for which something waits already, and more than
+// MAX_QUEUE_BYTES would, is too slow. (One for which nothing waited reads: a batch may be larger than that.)
 func (p *peer) sendLocked(b []byte) {
 	if p.mute {
 		return
@@ -25,8 +29,7 @@ func (p *peer) sendLocked(b []byte) {
 }
 
 func (p *peer) enqueueLocked(b []byte) {
-	waiting := p.waitingLocked()
-	if waiting+len(b) > p.loop.srv.cfg.MaxQueue {
+	if waiting := p.waitingLocked(); waiting > 0 && waiting+len(b) > p.loop.srv.cfg.MaxQueue {
 		p.muteLocked()
 		p.loop.post(task{peer: p, do: (*loop).closeSlow})
 		return
@@ -40,7 +43,7 @@ func (p *peer) enqueueLocked(b []byte) {
 			putBuffer(out)
 		}
 	}
-	p.out = appendTo(p.out, b, p.loop.srv.cfg.MaxQueue)
+	p.out = appendTo(p.out, b, math.MaxInt)
 }
 
 // waitingLocked is how many bytes wait.
