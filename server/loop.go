@@ -62,9 +62,9 @@ const (
 //  3. it does the tasks that other goroutines have posted, if it was woken for that;
 //  4. it flushes the rooms in which something was said in the round before.
 //
-// It returns to nbio when nothing came and nothing is left to do. So on an idle loop a message is
-// flushed right after the loop has found that no other has come, and under load the batches that
-// are flushed at once grow by themselves.
+// It returns to nbio when nothing came, or a single event did, and nothing is left to do. (The pollset then
+// reports what has come since it was asked.) So on an idle loop a message is flushed right after it
+// was read, and under load the batches that are flushed at once grow by themselves.
 type loop struct {
 	// Static.
 	srv  *Server
@@ -200,7 +200,9 @@ func (l *loop) run() {
 			runtime.Gosched()
 			l.yielded = now
 		}
-		if n > 0 {
+		if light := n == 1 && l.events[0].Fd >= firstPeerSlot; light {
+			l.flushDue() // it is not worth a system call to ask whether another message has come
+		} else if n > 0 {
 			continue
 		}
 		if l.pending+len(l.due)+len(l.noted) == 0 && l.allAwaitSpace() {
