@@ -13,23 +13,26 @@ import (
 
 // phase is how far a connection has come. It only grows.
 //
-//	phase      entered when                     what comes from the peer        what is sent          ends, besides by a broken socket
-//	head       it is accepted                   HTTP requests, answered; not    answers               101 → open; last answer → finishing;
-//	                                            read while an answer waits                            HANDSHAKE_TIMEOUT, FIN → closed
-//	open       its 101 is sent, and it is a     frames, relayed; not read       frames of its room,   peer's close frame, FIN → finishing;
-//	           member of its room               while its room is full          replies, pings        violation, silence, drain → closeSent;
-//	                                                                                                  too slow → closed
-//	closeSent  our close frame is sent first    frames, thrown away             what still waits      peer's close frame, FIN → finishing;
-//	                                                                                                  5 s → closed
-//	finishing  our last word is sent, and no    bytes, thrown away              what still waits,     FIN, or nothing waits and the peer has
-//	           close frame is awaited                                           then FIN              said all → closed; 5 s → closed
-//	closed     its descriptor is closed         nothing                         nothing
+//	phase      entered when                   what comes from the peer       what is sent         what ends it
+//	head       it is accepted                 HTTP requests, answered;       answers              101 → open; last answer → finishing;
+//	                                          not read while one waits                            FIN, HANDSHAKE_TIMEOUT → closed
+//	open       its 101 is sent, and it is     frames, relayed; not read      frames of its room,  the peer's close frame → finishing; violation,
+//	           a member of its room           while its room is full         replies, pings       silence, drain → closeSent; FIN → finishing,
+//	                                                                                              or closed if nothing waits
+//	closeSent  our close frame is sent, the   frames, thrown away            what waits           the peer's close frame, FIN → finishing;
+//	           peer's is awaited                                                                  5 s → closed
+//	finishing  no close frame is awaited      bytes, thrown away             what waits, then     nothing waits and the peer has said all, or
+//	                                                                         FIN                  has sent FIN → closed; 5 s → closed
+//	closed     its descriptor is closed       nothing                        nothing
+//
+// A socket that is broken is read to its end, and then closed, in every phase. So is an open peer that is too
+// slow: its socket is shut down, and what it had sent is still relayed.
 //
 // The peer's loop alone changes the phase, and it alone reads and closes the descriptor. It holds
 // peer.mu while it changes the phase, since loops that flush a room write to the room's members under
 // that lock, if they are open. Whatever else ends a connection (the timing wheels, a full queue, a
-// drain, a panic) posts a task to its loop. Each phase but the last has a timing wheel, in which the
-// peer has a seat; at the end of open the peer leaves its room, the heartbeat wheel and every count.
+// drain) posts a task to its loop. Each phase but the last has a timing wheel, in which the peer has a
+// seat. At the end of open the peer leaves its room and the heartbeat wheel.
 type phase uint8
 
 const (

@@ -24,8 +24,8 @@ import (
 //   - it lets go of a connection when it hears of the peer's end, read to the end or not;
 //   - it has no hook for the end of a batch, which is where rooms are flushed.
 //
-// The price is one system call, epoll_pwait without a timeout, each time that nbio's goroutine
-// has slept. Under load the loop stays with its set, and nbio is not called at all.
+// The price is one more system call, epoll_pwait without a timeout, each time that nbio's goroutine has
+// slept. Under load the loop stays with its set, and nbio is not called at all.
 type pollset struct {
 	fd     int // the epoll instance
 	polled int // nbio's duplicate of it
@@ -42,7 +42,7 @@ const connectionEvents = unix.EPOLLIN | unix.EPOLLPRI | unix.EPOLLOUT | unix.EPO
 // descriptor number that the pollset can have when a process starts.
 const maxPolled = 1 << 16
 
-// newPollset makes a set in which nothing is but its wakeup, in slot wakeSlot.
+// newPollset makes a set that holds nothing but its wakeup, in slot wakeSlot.
 func newPollset() (*pollset, error) {
 	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
