@@ -86,7 +86,7 @@ func parseOptions(args []string, out io.Writer) (*options, error) {
 	f.DurationVar(&o.warmup, "warmup", 150*time.Millisecond, "traffic before each measurement")
 	f.IntVar(&o.rounds, "rounds", 5, "measurements per server and scenario, interleaved; fewer than 5 give no verdicts")
 	f.IntVar(&o.conns, "conns", 15000, "largest number of peers in idle")
-	f.DurationVar(&o.heartbeat, "heartbeat", 1500*time.Millisecond, "CONNECTION_CHECK_INTERVAL in idle; with -target the one it runs with")
+	f.DurationVar(&o.heartbeat, "heartbeat", 5*time.Second, "CONNECTION_CHECK_INTERVAL in idle; with -target the one it runs with")
 	f.DurationVar(&o.timeout, "timeout", 30*time.Second, "give up on a start, on handshakes or on a drain after this long")
 	serverCPUs := f.String("server-cpus", "", "`CPUs` of the servers, such as 0,2-3 (default the first)")
 	loadCPUs := f.String("load-cpus", "", "`CPUs` of the load (default the others)")

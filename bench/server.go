@@ -58,7 +58,7 @@ func builtIns(o *options) []*server {
 	return []*server{
 		{
 			name: subject, about: "this relay", command: []string{own}, module: "github.com/lesismal/nbio", perConn: 1 << 10, source: source,
-			build: []string{"build", "-C", o.repo, "-trimpath", "-ldflags", "-s -w -X main.version=" + source, "-o", own, "."}, // as make build does
+			build: []string{"build", "-C", o.repo, "-trimpath", "-ldflags", "-s -w -X main.commit=" + source, "-o", own, "."}, // as make build does
 		},
 		peer("gws", "github.com/lxzan/gws", 10<<10, "lxzan/gws: event handler and a goroutine per connection"),
 		peer("gws-sync", "github.com/lxzan/gws", 10<<10, "gws, but a message for one recipient is written at once: whoever writes to a peer that does not read waits for it"),
@@ -70,7 +70,7 @@ func builtIns(o *options) []*server {
 
 // describe names the commit of a source tree, and whether it was changed since.
 func describe(repo string) string {
-	out, err := exec.Command("git", "-C", repo, "describe", "--tags", "--always", "--dirty").Output()
+	out, err := exec.Command("git", "-C", repo, "describe", "--always", "--dirty", "--abbrev=8", "--exclude=*").Output()
 	if err != nil {
 		return "devel"
 	}
