@@ -88,7 +88,7 @@ func (x *closedRun) turn(ctx context.Context, sc *scenario, isFirst bool) error 
 	if err := pause(ctx, warm); err != nil {
 		return err
 	}
-	if err := x.s.span(ctx, sc.length(o)/time.Duration(o.turns()), &x.total); err != nil {
+	if err := x.s.span(ctx, o.duration/time.Duration(o.turns()), &x.total); err != nil {
 		return err
 	}
 	err := x.s.halt(ctx, x.round)

@@ -19,21 +19,18 @@ type bench struct {
 	servers   []*server
 	usable    []*server // those that could be built
 	scenarios []*scenario
+	cpus      int // that this process may use
 	limits    limits
 	spawn     spawner
-	aside     []int  // the CPUs that this process has moved to
-	logs      string // directory of the servers' output
-	now       *report.Scenario
+	logs      string           // directory of the servers' output
+	now       *report.Scenario // under way
 	report    report.Report
-
-	saturation   float64 // messages per second, of some server (latency)
-	uncalibrated error   // why there is no saturation
-	countless    error   // why system calls are not counted
-	began        time.Time
+	countless error // why system calls are not counted
+	began     time.Time
 }
 
 func newBench(o *options) (*bench, error) {
-	b := &bench{opt: o, spawn: newSpawner(), limits: readLimits(o)}
+	b := &bench{opt: o, spawn: newSpawner(), limits: readLimits(o), cpus: len(cpusOf(0))}
 	var err error
 	if b.servers, err = chooseServers(o); err != nil {
 		return nil, err
@@ -63,7 +60,11 @@ func (b *bench) run(ctx context.Context) int {
 	}
 	b.describeRun()
 	b.buildAll(ctx)
-	b.measureAll(ctx)
+	stepAside(b.opt.loadCPUs)
+	for i, sc := range b.scenarios {
+		b.say("scenario %d of %d, after %s: %s", i+1, len(b.scenarios), time.Since(b.began).Round(time.Second), sc.title)
+		b.measure(ctx, sc)
+	}
 	r := &b.report
 	r.Seconds, r.Interrupted = time.Since(b.began).Seconds(), ctx.Err() != nil
 	if b.countless != nil {
@@ -74,7 +75,7 @@ func (b *bench) run(ctx context.Context) int {
 	if len(r.Faults()) > 0 {
 		outcome, status = "with FAILURES", 1
 	} else {
-		os.RemoveAll(b.logs)
+		_ = os.RemoveAll(b.logs)
 	}
 	if r.Interrupted {
 		outcome, status = "interrupted, "+outcome, 130
@@ -106,7 +107,7 @@ func newDir(out string, began time.Time) (string, error) {
 // describeRun fills in where and how.
 func (b *bench) describeRun() {
 	r, o := &b.report, b.opt
-	r.Schema, r.Started, r.Command, r.Machine = report.Schema, b.began, o.commandLine(o.args), describeMachine(b.limits)
+	r.Schema, r.Started, r.Command, r.Machine = report.Schema, b.began, o.commandLine(), b.describeMachine()
 	r.Method = report.Method{
 		ServerCPUs: formatCPUs(o.serverCPUs), LoadCPUs: formatCPUs(o.loadCPUs), Duration: o.duration.Seconds(),
 		Warmup: o.warmup.Seconds(), Rounds: o.rounds, Heartbeat: o.heartbeat.Seconds(), Conns: o.conns,
@@ -120,7 +121,31 @@ func (b *bench) describeRun() {
 	if o.target != "" && o.pid == 0 {
 		r.Notes = append(r.Notes, "The target's process is not known (-pid), so there are no figures of CPU time, memory and system calls.")
 	}
+	if o.quick {
+		r.Notes = append(r.Notes, "A quick run leaves out other servers than gws, and these scenarios: "+titles(func(sc *scenario) bool { return !sc.quick })+".")
+	}
+	var further []string
+	for _, s := range b.servers {
+		if s.further {
+			further = append(further, s.name)
+		}
+	}
+	if further != nil {
+		r.Notes = append(r.Notes, fmt.Sprintf("To save time %s are left out of these scenarios, unless -servers names them: %s.",
+			strings.Join(further, " and "), titles(func(sc *scenario) bool { return !sc.all })))
+	}
 	b.countless = countable(os.Getpid())
+}
+
+// titles are those of some scenarios.
+func titles(of func(sc *scenario) bool) string {
+	var out []string
+	for _, sc := range scenarios {
+		if of(sc) {
+			out = append(out, sc.name)
+		}
+	}
+	return strings.Join(out, ", ")
 }
 
 // buildAll makes the servers' binaries; one that cannot be built is left out, and the report says why.
@@ -130,8 +155,9 @@ func (b *bench) buildAll(ctx context.Context) {
 		var err error
 		if b.opt.build && s.build != nil && ctx.Err() == nil {
 			b.say("building %s", s.name)
-			entry.Version, err = s.make(ctx)
-		} else {
+			err = s.make(ctx)
+		}
+		if err == nil {
 			entry.Version, err = s.version()
 		}
 		if err != nil && ctx.Err() == nil {
@@ -144,85 +170,58 @@ func (b *bench) buildAll(ctx context.Context) {
 	}
 }
 
-// loopPair is relaygate with one loop and with two, or nothing where it is not among the servers or the CPUs are too few.
-func (b *bench) loopPair() []*server {
-	i := slices.IndexFunc(b.usable, func(s *server) bool { return s.name == subject })
-	all := allowedCPUs()
-	if i < 0 || len(all) < 2 {
-		return nil
+// measure goes through the rounds of a scenario.
+func (b *bench) measure(ctx context.Context, sc *scenario) {
+	if ctx.Err() != nil {
+		return
 	}
-	var out []*server
-	for loops, name := range []string{"1 loop", "2 loops"} {
-		s := *b.usable[i]
-		s.name, s.cpus, s.loadCPUs = name, all[:loops+1], all[2:]
-		if len(s.loadCPUs) == 0 {
-			s.loadCPUs = []int{all[1], all[0]} // the second one first: a single load thread leaves the first to the server
-		}
-		s.env = []string{fmt.Sprintf("EVENT_LOOPS=%d", loops+1)}
-		out = append(out, &s)
+	b.now = &report.Scenario{
+		Name: sc.name, Title: sc.title, About: sc.about, Shape: sc.shape, Primary: sc.primary, Base: b.report.Against,
+		Command: b.opt.commandLine("-run", "^"+sc.name+"$"),
 	}
-	return out
-}
-
-// measureAll goes through scenarios, rounds and servers, in an order that rotates so that none is always first.
-func (b *bench) measureAll(ctx context.Context) {
-	for i, sc := range b.scenarios {
-		b.say("scenario %d of %d, after %s: %s", i+1, len(b.scenarios), time.Since(b.began).Round(time.Second), sc.title)
-		servers, base := b.usable, b.report.Against
-		if sc.loops {
-			if servers, base = b.loopPair(), "1 loop"; servers == nil {
-				continue
-			}
-		}
-		b.now = &report.Scenario{
-			Name: sc.name, Title: sc.title, About: sc.about, Shape: sc.shape, Primary: sc.primary, Base: base, Command: b.opt.again(sc),
-		}
-		b.report.Scenarios = append(b.report.Scenarios, b.now)
-		for _, s := range servers {
+	b.report.Scenarios = append(b.report.Scenarios, b.now)
+	var servers []*server
+	for _, s := range b.usable {
+		if sc.all || !s.further || s.name == b.report.Against {
+			servers = append(servers, s)
 			b.now.Results = append(b.now.Results, &report.Result{Server: s.name})
 		}
-		n := sc.shape.Conns()
-		if n == 0 {
-			n = b.opt.conns
+	}
+	n := sc.shape.Conns()
+	if n == 0 {
+		n = b.opt.conns
+	}
+	findings, fits := b.fitting(n)
+	for _, f := range findings {
+		if f.fits < n {
+			b.note("%d connections do not fit: %s allows %d. To raise it: %s", n, f.limit, f.fits, f.fix)
 		}
-		if findings, fits := b.fitting(n); fits < n {
-			for _, f := range findings {
-				if f.fits < n {
-					b.note("%d connections do not fit: %s (%s) allows %d. To raise it: %s", n, f.limit, f.have, f.fits, f.fix)
-				}
-			}
-			if sc.shape.Rooms > 0 {
-				continue
-			}
-		}
-		for round := range b.opt.rounds {
-			if ctx.Err() != nil {
-				return
-			}
+	}
+	if fits < n && sc.shape.Rooms > 0 {
+		return
+	}
+	for round := range b.opt.rounds {
+		if ctx.Err() == nil {
 			b.round(ctx, sc, servers, round)
 		}
 	}
 }
 
-// round is one round of a scenario on all servers that have not failed in it before: they would most likely only cost time.
+// round is one round of a scenario, in an order that rotates so that no server is always first, on all that have not
+// failed in it before: they would most likely only cost time.
 func (b *bench) round(ctx context.Context, sc *scenario, servers []*server, round int) {
-	var left []*server
-	for _, s := range servers {
-		if !b.now.Result(s.name).Gone() {
-			left = append(left, s)
-		}
-	}
-	if len(left) == 0 {
+	servers = slices.DeleteFunc(slices.Clone(servers), func(s *server) bool { return b.now.Result(s.name).Gone() })
+	if len(servers) == 0 {
 		return
 	}
 	var rounds []*report.Round
 	if sc.measure == nil {
-		rounds = b.closedRound(ctx, sc, left, round)
+		rounds = b.closedRound(ctx, sc, servers, round)
 	} else {
-		rounds = make([]*report.Round, len(left))
-		for i := range left {
-			k := (i + round) % len(left)
-			rounds[k] = b.measureOne(ctx, sc, left[k])
+		rounds = make([]*report.Round, len(servers))
+		for i := range servers {
+			k := (i + round) % len(servers)
+			rounds[k] = b.measureOne(ctx, sc, servers[k])
 		}
 	}
 	if ctx.Err() != nil {
@@ -231,9 +230,9 @@ func (b *bench) round(ctx context.Context, sc *scenario, servers []*server, roun
 	var figures []string
 	for i, r := range rounds {
 		r.Clean()
-		res := b.now.Result(left[i].name)
+		res := b.now.Result(servers[i].name)
 		res.Rounds = append(res.Rounds, r)
-		figures = append(figures, left[i].name+" "+r.Line(sc.primary[0]))
+		figures = append(figures, servers[i].name+" "+r.Line(sc.primary[0]))
 	}
 	b.say("%s, round %d of %d: %s", sc.name, round+1, b.opt.rounds, strings.Join(figures, ", "))
 }
@@ -241,12 +240,6 @@ func (b *bench) round(ctx context.Context, sc *scenario, servers []*server, roun
 // measureOne is one round of one server where they take no turns.
 func (b *bench) measureOne(ctx context.Context, sc *scenario, srv *server) *report.Round {
 	r := report.NewRound()
-	if sc.name == "latency" {
-		if err := b.calibrate(ctx, sc); err != nil {
-			r.Error = err.Error()
-			return r
-		}
-	}
 	s, err := b.begin(ctx, srv, sc)
 	if err == nil {
 		err = s.fault(sc.measure(s, ctx, sc, r))

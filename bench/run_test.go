@@ -214,7 +214,7 @@ func TestRunFailsOnFaults(t *testing.T) {
 	f("direct", "stranger", "to a stranger")
 	f("direct", "wrongroom", "to a stranger")
 	f("chat", "crash", "faulty ended (exit status 7); its last lines: a crash to order")
-	f("latency", "leak", "lost")
+	f("calm", "leak", "lost")
 	f("pair", "binary", "corrupted")
 	f("churn", "refuse", "not let in again")
 }
@@ -312,8 +312,8 @@ func waitFor(t *testing.T, what string, holds func() bool) {
 // TestBuiltInServers checks the relays that bench makes, this one included, by its own means: every message, of every
 // pattern, large ones and beside peers that come and go; and heartbeats.
 func TestBuiltInServers(t *testing.T) {
-	r, _ := measure(t, 0, "-servers=relaygate,gws,gws-sync,gorilla,coder,nbhttp", "-repo=..", "-bin", t.TempDir(),
-		"-run", "^(chat|direct|star|big-256k|churn|idle)$", "-rounds=1", "-duration=200ms", "-conns=300", "-heartbeat=300ms")
+	r, _ := measure(t, 0, "-servers=relaygate,gws,gorilla,nbhttp", "-repo=..", "-bin", t.TempDir(),
+		"-run", "^(chat|direct|big-16k|churn|idle)$", "-rounds=1", "-duration=200ms", "-conns=300", "-heartbeat=300ms")
 	for _, s := range r.Scenarios {
 		for _, res := range s.Results {
 			m := res.Rounds[0].Metrics

@@ -27,7 +27,6 @@ type server struct {
 	name    string
 	about   string
 	command []string // what is started; PORT and HOST are in its environment
-	env     []string
 	build   []string // go's arguments that make command[0]; nil: it is there
 	module  string   // whose version is reported
 	source  string   // the version of its source, if that is not a module's
@@ -38,8 +37,8 @@ type server struct {
 	// perConn is roughly what a silent connection takes of its memory, in bytes; to tell what fits, nothing else.
 	perConn int
 
-	// Other CPUs than the run's, nil for those.
-	cpus, loadCPUs []int
+	// further ones are measured in some scenarios only, unless they are asked for.
+	further bool
 }
 
 // subject is the name of the relay that the others are compared with.
@@ -61,9 +60,7 @@ func builtIns(o *options) []*server {
 			build: []string{"build", "-C", o.repo, "-trimpath", "-ldflags", "-s -w -X main.commit=" + source, "-o", own, "."}, // as make build does
 		},
 		peer("gws", "github.com/lxzan/gws", 10<<10, "lxzan/gws: event handler and a goroutine per connection"),
-		peer("gws-sync", "github.com/lxzan/gws", 10<<10, "gws, but a message for one recipient is written at once: whoever writes to a peer that does not read waits for it"),
-		peer("gorilla", "github.com/gorilla/websocket", 14<<10, "gorilla/websocket: two goroutines per connection, and a queue"),
-		peer("coder", "github.com/coder/websocket", 24<<10, "coder/websocket: two goroutines per connection, and a queue"),
+		peer("gorilla", "github.com/gorilla/websocket", 14<<10, "gorilla/websocket: two goroutines and a channel of 256 messages per connection, as in its chat example"),
 		peer("nbhttp", "github.com/lesismal/nbio", 2<<10, "nbio with nbhttp/websocket and WriteMessage: an event loop"),
 	}
 }
@@ -79,17 +76,31 @@ func describe(repo string) string {
 
 var serverName = regexp.MustCompile(`^[A-Za-z0-9._-]+$`)
 
+// builtIn are the names of the servers that bench makes.
+const builtIn = "relaygate,gws,gorilla,nbhttp"
+
 // chooseServers reads -target, or -servers and -server.
 func chooseServers(o *options) (out []*server, err error) {
 	if o.target != "" {
 		return []*server{{name: "target", about: o.target, url: o.target, pid: o.pid}}, nil
 	}
+	names := o.servers
+	switch {
+	case o.set["servers"]:
+	case o.custom != nil:
+		names = subject
+	case o.quick:
+		names = "relaygate,gws"
+	default:
+		names = builtIn
+	}
 	known := builtIns(o)
-	for name := range strings.FieldsFuncSeq(o.servers, func(r rune) bool { return r == ',' }) {
+	for name := range strings.FieldsFuncSeq(names, func(r rune) bool { return r == ',' }) {
 		i := slices.IndexFunc(known, func(s *server) bool { return s.name == name })
 		if i < 0 {
-			return nil, fmt.Errorf("-servers: unknown server %q (want some of %s,gws-sync)", name, builtIn)
+			return nil, fmt.Errorf("-servers: unknown server %q (want some of %s)", name, builtIn)
 		}
+		known[i].further = !o.set["servers"] && name != subject && name != "gws"
 		out = append(out, known[i])
 	}
 	for _, definition := range o.custom {
@@ -110,15 +121,12 @@ func chooseServers(o *options) (out []*server, err error) {
 	return out, nil
 }
 
-// make builds the server's binary and tells what it is made of.
-func (s *server) make(ctx context.Context) (version string, err error) {
-	if s.build == nil {
-		return "", nil
-	}
+// make builds the server's binary.
+func (s *server) make(ctx context.Context) (err error) {
 	args := slices.Clone(s.build)
 	i := slices.Index(args, "-o") + 1
 	if args[i], err = filepath.Abs(args[i]); err != nil {
-		return "", err
+		return err
 	}
 	build := exec.CommandContext(ctx, "go", args...)
 	// Ctrl-C is for us: the compilers that go has started end with it.
@@ -127,9 +135,9 @@ func (s *server) make(ctx context.Context) (version string, err error) {
 	build.WaitDelay = 2 * time.Second
 	build.Env = append(os.Environ(), "CGO_ENABLED=0") // static, as the product is shipped
 	if out, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build: %w\n%s", err, lastLines(out))
+		return fmt.Errorf("build: %w\n%s", err, lastLines(out))
 	}
-	return s.version()
+	return nil
 }
 
 // version reads Go's version and the library's from the binary.
@@ -190,7 +198,7 @@ type process struct {
 }
 
 // startServer starts a relay on a free loopback port and waits until it accepts.
-func (b *bench) startServer(ctx context.Context, s *server, cpus []int, env ...string) (*process, error) {
+func (b *bench) startServer(ctx context.Context, s *server, env ...string) (*process, error) {
 	port, err := freePort()
 	if err != nil {
 		return nil, err
@@ -208,11 +216,9 @@ func (b *bench) startServer(ctx context.Context, s *server, cpus []int, env ...s
 	cmd := exec.Command(command[0], command[1:]...)
 	cmd.Stdout, cmd.Stderr = log, log
 	// A fixed environment, so that a figure does not depend on whose shell it was.
-	cmd.Env = slices.Concat([]string{
-		"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "HOST=127.0.0.1", "PORT=" + strconv.Itoa(port),
-	}, s.env, env)
+	cmd.Env = append(env, "PATH="+os.Getenv("PATH"), "HOME="+os.Getenv("HOME"), "HOST=127.0.0.1", "PORT="+strconv.Itoa(port))
 	p := &process{name: s.name, port: port, log: log.Name(), dead: make(chan struct{}), cmd: cmd}
-	if err := b.spawn.start(cmd, cpus); err != nil {
+	if err := b.spawn.start(cmd, b.opt.serverCPUs); err != nil {
 		return nil, fmt.Errorf("start %s: %w", s.name, err)
 	}
 	go func() {

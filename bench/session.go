@@ -18,7 +18,6 @@ import (
 // session is a started server, or the running one, and the load connected to it.
 type session struct {
 	b      *bench
-	name   string
 	proc   *process // nil for a running one
 	pid    int      // 0: unknown, so there are no CPU and memory figures
 	cpus   int      // how many the server may use
@@ -29,11 +28,7 @@ type session struct {
 
 // begin starts a server and the load's threads.
 func (b *bench) begin(ctx context.Context, srv *server, sc *scenario) (s *session, err error) {
-	s = &session{b: b, name: srv.name, pid: srv.pid, load: b.opt.loadCPUs}
-	if srv.loadCPUs != nil {
-		s.load = srv.loadCPUs
-	}
-	b.stepAside(s.load)
+	s = &session{b: b, pid: srv.pid, load: b.opt.loadCPUs}
 	if rooms := sc.shape.Rooms; rooms > 0 && rooms < len(s.load) {
 		s.load = s.load[:rooms] // a room is one thread's
 	}
@@ -41,20 +36,16 @@ func (b *bench) begin(ctx context.Context, srv *server, sc *scenario) (s *sessio
 		s.cpus = len(cpusOf(srv.pid))
 		s.target, err = b.running(srv.url)
 	} else {
-		cpus := b.opt.serverCPUs
-		if srv.cpus != nil {
-			cpus = srv.cpus
-		}
 		var env []string
 		if sc.shape.Rooms == 0 {
 			env = append(env, fmt.Sprintf("CONNECTION_CHECK_INTERVAL=%d", b.opt.heartbeat.Milliseconds()))
 		}
-		if s.proc, err = b.startServer(ctx, srv, cpus, env...); err != nil {
+		if s.proc, err = b.startServer(ctx, srv, env...); err != nil {
 			return nil, err
 		}
-		s.pid, s.cpus = s.proc.cmd.Process.Pid, len(cpus)
+		s.pid, s.cpus = s.proc.cmd.Process.Pid, len(b.opt.serverCPUs)
 		at := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(s.proc.port))
-		s.target = &load.Target{Host: at.String(), Path: "/v1", Addrs: []netip.AddrPort{at}, Sources: b.sources(), PerPair: b.limits.perPair()}
+		s.target = &load.Target{Host: at.String(), Path: "/v1", Addr: at, Sources: b.sources(), PerSource: b.limits.perPair()}
 	}
 	if err == nil {
 		s.fleet, err = load.Start(s.load)
@@ -97,20 +88,14 @@ func (b *bench) running(target string) (*load.Target, error) {
 		port = 80
 	}
 	t := &load.Target{
-		Host: u.Host, Path: u.Path, Query: u.RawQuery, Secret: b.opt.secret, PerPair: b.limits.perPair(),
-		Sources: b.opt.addresses, Addrs: []netip.AddrPort{netip.AddrPortFrom(ip, uint16(port))},
+		Host: u.Host, Path: u.Path, Query: u.RawQuery, Secret: b.opt.secret, PerSource: b.limits.perPair(),
+		Sources: b.opt.addresses, Addr: netip.AddrPortFrom(ip, uint16(port)),
 	}
 	if t.Path == "" || t.Path == "/" {
 		t.Path = "/v1"
 	}
 	if ip.IsLoopback() && ip.Is4() {
 		t.Sources = b.sources()
-		if len(b.opt.addresses) > 0 {
-			t.Addrs = nil // a relay on all addresses is reached at each of them: more pairs for the same sources
-		}
-		for _, a := range b.opt.addresses {
-			t.Addrs = append(t.Addrs, netip.AddrPortFrom(a, uint16(port)))
-		}
 	}
 	return t, nil
 }
@@ -140,51 +125,27 @@ func (s *session) connect(ctx context.Context, shape load.Shape) error {
 // parallel is how many handshakes are under way at once.
 const parallel = 128
 
-// window is what is read at both ends of a measurement.
-type window struct {
-	load.Marks
-	user, system float64 // ticks of the server
-	all, stolen  float64 // seconds of every process on the machine, and taken by the hypervisor
-}
-
-func (s *session) look(at load.Edge) (w window) {
-	w.user, w.system = ticks(s.pid)
-	w.all, w.stolen = cpuTimes()
-	w.Marks = s.fleet.Mark(s.pid, at)
-	return w
-}
-
 // span measures for a while.
 func (s *session) span(ctx context.Context, d time.Duration, t *totals) error {
-	from := s.look(load.Begin)
+	all := cpuTime()
+	from := s.fleet.Mark(s.pid, load.Begin)
 	if err := pause(ctx, d); err != nil {
 		return err
 	}
-	t.add(from, s.look(load.End))
-	return nil
-}
-
-// totals is what was counted between windows; a measurement may consist of several turns.
-type totals struct {
-	seconds, delivered, reads, joins float64
-	cpu, load, all, stolen           float64 // seconds: of the server, the load, every process, the hypervisor
-	user, system                     float64 // ticks from the first turn on: too coarse for one turn
-	first                            *window
-}
-
-func (t *totals) add(from, to window) {
-	if t.first == nil {
-		t.first = &from
-	}
+	to := s.fleet.Mark(s.pid, load.End)
+	t.all += cpuTime() - all
 	t.seconds += (to.Wall - from.Wall).Seconds()
 	t.delivered += float64(to.Delivered - from.Delivered)
-	t.reads += float64(to.Reads - from.Reads)
 	t.joins += float64(to.Joins - from.Joins)
 	t.cpu += (to.ServerCPU - from.ServerCPU).Seconds()
 	t.load += (to.CPU - from.CPU).Seconds()
-	t.all += to.all - from.all
-	t.stolen += to.stolen - from.stolen
-	t.user, t.system = to.user-t.first.user, to.system-t.first.system
+	return nil
+}
+
+// totals is what was counted in spans; a measurement may consist of several.
+type totals struct {
+	seconds, delivered, joins float64
+	cpu, load, all            float64 // CPU seconds: of the server, of the load, and of everything on the machine
 }
 
 // loadFull is the share of its CPUs at which the load may be what limits a closed loop, unless the server is as busy.
@@ -193,9 +154,6 @@ const loadFull = 0.9
 // measured turns totals into the metrics that all scenarios with traffic have.
 func (s *session) measured(r *report.Round, t *totals) {
 	r.Metrics[report.Deliveries] = t.delivered / t.seconds
-	if t.reads > 0 {
-		r.Metrics[report.PerRead] = t.delivered / t.reads
-	}
 	r.Metrics[report.LoadCPU] = t.load / t.seconds / float64(len(s.load))
 	r.LoadBound = r.Metrics[report.LoadCPU] > loadFull
 	if s.pid == 0 || t.cpu <= 0 {
@@ -205,13 +163,9 @@ func (s *session) measured(r *report.Round, t *totals) {
 		r.Metrics[report.CPUPerDelivery] = t.cpu * 1e6 / t.delivered
 	}
 	busy := t.cpu / t.seconds / float64(s.cpus)
-	r.Metrics[report.ServerCPU] = busy
-	if all := t.user + t.system; all > 0 {
-		r.Metrics[report.SystemShare] = t.system / all
-	}
 	others := max(t.all-t.cpu-t.load, 0) / t.seconds
-	r.Metrics[report.OtherCPU], r.Metrics[report.Stolen] = others, t.stolen/t.seconds
-	r.Disturbed = others+t.stolen/t.seconds > 0.1
+	r.Metrics[report.ServerCPU], r.Metrics[report.OtherCPU] = busy, others
+	r.Disturbed = others > 0.1
 	r.LoadBound = r.LoadBound && busy < loadFull
 }
 

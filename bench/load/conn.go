@@ -57,7 +57,6 @@ func (w *worker) readable(i int32, last bool) {
 			w.ended(i, err)
 			return
 		}
-		w.marks.Reads++
 		w.now = w.clock()
 		c.left = c.left[:0]
 		life := c.life

@@ -34,15 +34,13 @@ type dialer struct {
 
 // addresses are those of the n-th connection of all; src is nil where the kernel picks.
 func (t *Target) addresses(n int) (src, dst unix.Sockaddr, family int) {
-	pair := n / t.PerPair
-	to := t.Addrs[pair%len(t.Addrs)]
 	if len(t.Sources) > 0 {
-		src = sockaddr(netip.AddrPortFrom(t.Sources[pair/len(t.Addrs)%len(t.Sources)], 0))
+		src = sockaddr(netip.AddrPortFrom(t.Sources[n/t.PerSource%len(t.Sources)], 0))
 	}
-	if to.Addr().Is4() {
-		return src, sockaddr(to), unix.AF_INET
+	if t.Addr.Addr().Is4() {
+		return src, sockaddr(t.Addr), unix.AF_INET
 	}
-	return src, sockaddr(to), unix.AF_INET6
+	return src, sockaddr(t.Addr), unix.AF_INET6
 }
 
 func sockaddr(a netip.AddrPort) unix.Sockaddr {
@@ -96,7 +94,7 @@ func (w *worker) connect(i int32) error {
 		return fmt.Errorf("TCP_NODELAY: %w", err)
 	}
 	if src != nil {
-		// The port is picked at connect, when the whole four-tuple is known; otherwise all targets would share one range.
+		// The port is picked at connect, when the whole four-tuple is known; otherwise all sources would share one range.
 		if family == unix.AF_INET {
 			unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1)
 		}

@@ -13,39 +13,30 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Pattern says who receives what a sender sends.
-type Pattern string
-
-const (
-	Broadcast Pattern = ""       // senders send to their whole room
-	Direct    Pattern = "direct" // each sender has one recipient, named by targetPeerId
-	Star      Pattern = "star"   // everyone to the room's first peer, which answers each, both by targetPeerId
-)
-
 // Shape is a set of rooms and the traffic in them. A room is entirely within one worker, which so can check every copy.
 type Shape struct {
-	Rooms   int     `json:"rooms"`
-	Peers   int     `json:"peers"`           // per room
-	Loose   int     `json:"loose,omitempty"` // per room: the last ones, which leave and join or stop reading
-	Senders int     `json:"senders"`
-	Window  int     `json:"window"` // messages a sender keeps in flight (closed loop)
-	Size    int     `json:"size"`   // bytes of payload
-	Binary  bool    `json:"binary,omitempty"`
-	Pattern Pattern `json:"pattern,omitempty"`
+	Rooms   int  `json:"rooms"`
+	Peers   int  `json:"peers"`           // per room
+	Loose   int  `json:"loose,omitempty"` // per room: the last ones, which leave and join or stop reading
+	Senders int  `json:"senders"`
+	Window  int  `json:"window"` // messages a sender keeps in flight (closed loop)
+	Size    int  `json:"size"`   // bytes of payload
+	Binary  bool `json:"binary,omitempty"`
+	Direct  bool `json:"direct,omitempty"` // each sender has one recipient, named by targetPeerId; else its whole room
 }
 
 // Conns is the number of connections of the whole shape.
 func (s Shape) Conns() int { return s.Rooms * s.Peers }
 
-// Target is where connections go to. One pair of addresses serves PerPair connections, then the next pair's turn comes.
+// Target is where connections go to. One source address serves PerSource connections, then the next one's turn comes.
 type Target struct {
-	Host    string // of the Host header
-	Path    string // of the request, such as /v1
-	Query   string // kept in front of relayId and peerId
-	Secret  string
-	Addrs   []netip.AddrPort
-	Sources []netip.Addr // none: the kernel picks
-	PerPair int
+	Host      string // of the Host header
+	Path      string // of the request, such as /v1
+	Query     string // kept in front of relayId and peerId
+	Secret    string
+	Addr      netip.AddrPort
+	Sources   []netip.Addr // none: the kernel picks
+	PerSource int
 }
 
 // Marks are counters since the fleet started.
@@ -54,11 +45,9 @@ type Marks struct {
 	CPU       time.Duration // this process's
 	ServerCPU time.Duration // 0 without a process id
 	Delivered uint64        // valid copies received, loose peers' included
-	Reads     uint64        // reads that brought something: how far the relay batched
 	Joins     uint64        // handshakes completed
 	Pings     uint64        // the relay's heartbeats, all answered
 	Dropped   uint64        // loose peers that the relay closed
-	Completed uint64        // messages whose last copy arrived
 }
 
 // Edge says what a Mark means for the histograms, which hold the messages that were due between begin and end.
@@ -276,11 +265,9 @@ func (f *Fleet) Mark(pid int, at Edge) Marks {
 		t.CPU += m.CPU
 		t.ServerCPU += m.ServerCPU
 		t.Delivered += m.Delivered
-		t.Reads += m.Reads
 		t.Joins += m.Joins
 		t.Pings += m.Pings
 		t.Dropped += m.Dropped
-		t.Completed += m.Completed
 	}
 	return t
 }
@@ -338,21 +325,17 @@ func (f *Fleet) Halt(ctx context.Context, limit time.Duration) (Violations, erro
 // kernel's queue for loopback packets, and its retransmissions.
 const onceWindow = 64
 
-// Once sends one message on every stream and tells how many peers were served: recipients with their copies, and senders
-// whose message reached everyone.
-func (f *Fleet) Once(ctx context.Context, limit time.Duration) (served int, err error) {
-	before := f.Mark(0, Within)
-	err = f.await(ctx, limit, func(w *worker) func() bool {
+// Once sends one message on every stream and waits for the copies.
+func (f *Fleet) Once(ctx context.Context, limit time.Duration) error {
+	return f.await(ctx, limit, func(w *worker) func() bool {
 		w.now = w.clock()
-		first := min(onceWindow, len(w.starters))
-		w.once = w.starters[first:]
-		for _, s := range w.starters[:first] {
-			w.send(s, w.now)
+		w.once = len(w.led.streams)
+		for i := 0; i < onceWindow && w.once > 0; i++ {
+			w.once--
+			w.send(int32(w.once), w.now)
 		}
-		return func() bool { return len(w.once) == 0 && w.led.got >= w.led.due }
+		return func() bool { return w.once == 0 && w.led.got >= w.led.due }
 	})
-	after := f.Mark(0, Within)
-	return int(after.Delivered - before.Delivered + after.Completed - before.Completed), err
 }
 
 // CPUClock is the CPU time a process has used, in nanoseconds where /proc counts in ticks of 10 ms: Linux makes the

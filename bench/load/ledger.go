@@ -75,7 +75,6 @@ type stream struct {
 	sender int32 // peer index
 	target int32 // peer index, or everyone
 	copies int32 // recipients whose copies complete a message
-	then   int32 // the stream whose next message follows a completed one: itself, or its partner's
 	first  int32 // who should receive it: peers from first
 	past   int32 // to before past, the sender excepted
 	next   uint32

@@ -15,19 +15,15 @@ func (w *worker) build(s Shape, firstRoom uint32, nth int32) error {
 		return fmt.Errorf("messages of %d bytes: want %d to %d, and one size in a fleet", s.Size, MinSize, MaxSize)
 	}
 	w.shape = s
-	slots := s.Senders
-	if s.Pattern == Star {
-		slots = 2 * (s.Peers - 1)
-	}
 	for r := range s.Rooms {
 		room, first := firstRoom+uint32(r), int32(len(w.conns))
-		expect := make([]uint32, slots*s.Peers)
+		expect := make([]uint32, s.Senders*s.Peers)
 		for p := range s.Peers {
 			i := int32(len(w.conns))
 			key := [4]byte{byte(i>>24) ^ 0x5a, byte(i>>16) ^ 0xa5, byte(i>>8) ^ 0x3c, byte(i) | 1}
 			w.conns = append(w.conns, conn{fd: -1, key: key, nth: nth})
 			w.led.members = append(w.led.members, member{
-				room: room, loose: p >= s.Peers-s.Loose, steady: true, expect: expect[p*slots : (p+1)*slots],
+				room: room, loose: p >= s.Peers-s.Loose, steady: true, expect: expect[p*s.Senders : (p+1)*s.Senders],
 			})
 			w.dialer.queue = append(w.dialer.queue, i)
 			nth++
@@ -39,29 +35,20 @@ func (w *worker) build(s Shape, firstRoom uint32, nth int32) error {
 
 // addStreams makes the streams of one room, whose peers start at first.
 func (w *worker) addStreams(s Shape, room uint32, first int32) {
-	if s.Pattern == Star {
-		for p := int32(1); p < int32(s.Peers); p++ {
-			up := w.addStream(room, 2*(p-1), first+p, first, first)
-			down := w.addStream(room, 2*(p-1)+1, first, first+p, first)
-			w.led.streams[up].then, w.led.streams[down].then = down, up
-			w.starters = append(w.starters, up)
-		}
-		return
-	}
 	for p := int32(0); p < int32(s.Senders); p++ {
 		target := int32(everyone)
-		if s.Pattern == Direct {
+		if s.Direct {
 			target = first + (p+1)%int32(s.Peers)
 		}
-		w.starters = append(w.starters, w.addStream(room, p, first+p, target, first))
+		w.addStream(room, p, first+p, target, first)
 	}
 }
 
-func (w *worker) addStream(room uint32, slot, sender, target, first int32) int32 {
+func (w *worker) addStream(room uint32, slot, sender, target, first int32) {
 	s := &w.shape
 	n := int32(len(w.led.streams))
 	x := stream{
-		room: room, slot: slot, sender: sender, target: target, copies: int32(s.Peers - s.Loose - 1), then: n, next: 1,
+		room: room, slot: slot, sender: sender, target: target, copies: int32(s.Peers - s.Loose - 1), next: 1,
 		first: first, past: first + int32(s.Peers), left: make([]int32, max(s.Window, 1)),
 	}
 	if target != everyone {
@@ -70,7 +57,6 @@ func (w *worker) addStream(room uint32, slot, sender, target, first int32) int32
 	payload := appendMessage(nil, s.Size, room, uint32(n), int(target))
 	x.stamp = newStamp(s.opcode(), w.conns[sender].key, payload, target != everyone)
 	w.led.streams = append(w.led.streams, x)
-	return n
 }
 
 // opcode is that of the shape's messages.
@@ -100,8 +86,8 @@ func (w *worker) start(rate, churn float64) {
 		return
 	}
 	for range max(w.shape.Window, 1) {
-		for _, s := range w.starters {
-			w.send(s, w.now)
+		for n := range w.led.streams {
+			w.send(int32(n), w.now)
 		}
 	}
 }
@@ -118,8 +104,8 @@ func (w *worker) due() int64 {
 		if w.records(at) {
 			w.lag.RecordValue(w.now - at)
 		}
-		if len(w.starters) > 0 {
-			w.send(w.starters[t.sent%uint64(len(w.starters))], at)
+		if n := uint64(len(w.led.streams)); n > 0 {
+			w.send(int32(t.sent%n), at)
 		}
 	})
 	return min(next, w.pace(t.churn, &t.left, func(int64) { w.leave() }))
@@ -165,13 +151,11 @@ func (w *worker) arrived(i int32, h *msgHead) {
 	if !completed {
 		return
 	}
-	w.marks.Completed++
 	if w.traffic.running && w.traffic.rate == 0 {
-		w.send(w.led.streams[h.stream].then, w.now)
-	} else if len(w.once) > 0 {
-		n := w.once[0]
-		w.once = w.once[1:]
-		w.send(n, w.now)
+		w.send(int32(h.stream), w.now)
+	} else if w.once > 0 {
+		w.once--
+		w.send(int32(w.once), w.now)
 	}
 }
 

@@ -22,27 +22,26 @@ import (
 
 // worker is one thread and its clients. Everything in it belongs to that thread; others come in by call.
 type worker struct {
-	cpu      int
-	ep       int
-	wake     int // eventfd: there are calls
-	calls    chan func()
-	events   []unix.EpollEvent
-	buf      []byte
-	base     time.Time
-	now      int64 // nanoseconds since base, as of the last read
-	conns    []conn
-	led      *ledger
-	shape    Shape
-	starters []int32 // streams that begin by themselves
-	dirty    []int32
-	dialer   dialer
-	traffic  traffic
-	marks    Marks
-	pongs    int     // answers to Greet
-	leaving  int     // peers whose close frame is written
-	once     []int32 // streams that Once has still to send on
-	latency  *hdrhistogram.Histogram
-	lag      *hdrhistogram.Histogram
+	cpu     int
+	ep      int
+	wake    int // eventfd: there are calls
+	calls   chan func()
+	events  []unix.EpollEvent
+	buf     []byte
+	base    time.Time
+	now     int64 // nanoseconds since base, as of the last read
+	conns   []conn
+	led     *ledger
+	shape   Shape
+	dirty   []int32
+	dialer  dialer
+	traffic traffic
+	marks   Marks
+	pongs   int // answers to Greet
+	leaving int // peers whose close frame is written
+	once    int // streams that Once has still to send on
+	latency *hdrhistogram.Histogram
+	lag     *hdrhistogram.Histogram
 
 	// Of which messages latency and lag are recorded, by the time they were due.
 	recordFrom, recordTo int64

@@ -12,17 +12,16 @@ import (
 // The relay as written with github.com/lxzan/gws: an event handler, a goroutine per connection, and a Broadcaster for
 // every message. Choices:
 //   - Broadcaster also for a message with one recipient. It encodes once and queues on each connection; WriteMessage would
-//     overtake what is queued, and waits for the slow: a peer that does not read would stall everyone who writes to it,
-//     which the contract forbids. The server gws-sync uses it nevertheless, for a single recipient with nothing queued.
-//   - The library's write queue has no bound. UpgradeFromConn therefore gets the socket inside a net.Conn that counts what
-//     is written; what is queued and not written may not exceed the limit, or the connection is closed.
-//   - ParallelEnabled is off: with it, messages of one sender would overtake each other.
-//   - ReadLoop runs in a goroutine of its own and not in net/http's, as the library's README advises.
-//   - The read buffer is 1 KiB: at the library's 4 KiB a silent peer takes 13 KB instead of 9.
+//
+// //   - The library's write queue has no bound. UpgradeFromConn therefore gets the socket inside a net.Conn that counts what
+//
+//	  is written; what is queued and not written may not exceed the limit, or the connection is closed.
+//	- ParallelEnabled is off: with it, messages of one sender would overtake each other.
+//	- ReadLoop runs in a goroutine of its own and not in net/http's, as the library's README advises.
+//	- The read buffer is 1 KiB: at the library's 4 KiB a silent peer takes 13 KB instead of 9.
 type gwsRelay struct {
 	gws.BuiltinEventHandler
 	*relay
-	sync     bool
 	upgrader *gws.Upgrader
 }
 
@@ -43,11 +42,8 @@ type session struct {
 
 const gwsReadBuffer = 1 << 10
 
-func serveGWS(r *relay) error     { return newGWS(r, false) }
-func serveGWSSync(r *relay) error { return newGWS(r, true) }
-
-func newGWS(r *relay, sync bool) error {
-	g := &gwsRelay{relay: r, sync: sync}
+func serveGWS(r *relay) error {
+	g := &gwsRelay{relay: r}
 	g.upgrader = gws.NewUpgrader(g, &gws.ServerOption{
 		ReadMaxPayloadSize: maxMessageBytes, ReadBufferSize: gwsReadBuffer, Recovery: gws.Recovery,
 		NewSession: func() gws.SessionStorage { return new(session) },
@@ -83,45 +79,25 @@ func (g *gwsRelay) OnPing(socket *gws.Conn, payload []byte) {
 	}
 }
 
-func (g *gwsRelay) OnMessage(socket *gws.Conn, message *gws.Message) {
-	defer message.Close()
-	from, payload, text := connOf(socket).member, message.Bytes(), message.Opcode == gws.OpcodeText
-	if from.answered(text, payload) {
+func (g *gwsRelay) OnMessage(socket *gws.Conn, frame *gws.Message) {
+	defer frame.Close()
+	from, m := connOf(socket).member, &message{text: frame.Opcode == gws.OpcodeText, payload: frame.Bytes()}
+	if from.answered(m) {
 		return
 	}
-	to, except := from.recipients(text, payload)
-	if g.sync {
-		if c := single(to, except); c != nil && c.waiting.Load() == 0 && c.reserve(len(payload)) {
-			c.socket.WriteMessage(message.Opcode, payload)
-			return
-		}
-	}
-	b := gws.NewBroadcaster(message.Opcode, payload)
-	for _, m := range to {
-		if c := m.conn.(*gwsConn); m != except && c.reserve(len(payload)) {
+	to, except := from.recipients(m)
+	b := gws.NewBroadcaster(frame.Opcode, m.payload)
+	for _, x := range to {
+		if c := x.conn.(*gwsConn); x != except && c.reserve(len(m.payload)) {
 			b.Broadcast(c.socket)
 		}
 	}
 	b.Close()
 }
 
-// single is the only recipient, or nil if there are more or none.
-func single(to []*member, except *member) (one *gwsConn) {
-	for _, m := range to {
-		switch {
-		case m == except:
-		case one != nil:
-			return nil
-		default:
-			one = m.conn.(*gwsConn)
-		}
-	}
-	return one
-}
-
-func (c *gwsConn) send(text bool, payload []byte) {
-	if c.reserve(len(payload)) { // only pings and pongs come this way
-		c.socket.WriteAsync(gws.OpcodeText, payload, nil)
+func (c *gwsConn) send(m *message) {
+	if c.reserve(len(m.payload)) { // only pings and pongs come this way
+		c.socket.WriteAsync(gws.OpcodeText, m.payload, nil)
 	}
 }
 

@@ -2,8 +2,8 @@
 // with. Its first argument names the library.
 //
 // The room table (room.go), the plain requests and the settings are shared, so that what a measurement tells apart is the
-// library and the style it asks for: a handler and a goroutine per connection (gws.go), two goroutines and a queue between
-// them (pumped.go), an event loop (nbhttp.go). None of them negotiates compression.
+// library and the style it asks for: a handler and a goroutine per connection (gws.go), two goroutines and a channel
+// between them (gorilla.go), an event loop (nbhttp.go). None of them negotiates compression.
 package main
 
 import (
@@ -38,15 +38,12 @@ func main() {
 	if ms, err := strconv.Atoi(os.Getenv("CONNECTION_CHECK_INTERVAL")); err == nil && ms > 0 {
 		s.checkInterval = time.Duration(ms) * time.Millisecond
 	}
-	if n, err := strconv.Atoi(os.Getenv("MAX_QUEUE_BYTES")); err == nil {
-		s.maxQueueBytes = n
-	}
 	r := &relay{settings: s, rooms: map[string]*room{}}
 	libraries := map[string]func(*relay) error{
-		"gws": serveGWS, "gws-sync": serveGWSSync, "gorilla": serveGorilla, "coder": serveCoder, "nbhttp": serveNBHTTP,
+		"gws": serveGWS, "gorilla": serveGorilla, "nbhttp": serveNBHTTP,
 	}
 	if len(os.Args) != 2 || libraries[os.Args[1]] == nil {
-		fmt.Fprintln(os.Stderr, "usage: peers gws|gws-sync|gorilla|coder|nbhttp")
+		fmt.Fprintln(os.Stderr, "usage: peers gws|gorilla|nbhttp")
 		os.Exit(2)
 	}
 	go r.heartbeat(context.Background())

@@ -16,10 +16,10 @@ type fake struct {
 	closed time.Time
 }
 
-func (f *fake) send(_ bool, _ []byte) {
+func (f *fake) send(*message) {
 	f.pings = append(f.pings, time.Now())
 	if !f.silent {
-		f.m.answered(true, []byte("pong"))
+		f.m.answered(pong)
 	}
 }
 
@@ -75,7 +75,7 @@ func TestRecipients(t *testing.T) {
 		for i := range all {
 			all[i] = r.join("r", fmt.Sprint("p", i/2), &fake{})
 		}
-		to, except := all[0].recipients(text, []byte(payload))
+		to, except := all[0].recipients(&message{text, []byte(payload)})
 		var got []int
 		for i, m := range all {
 			for _, x := range to {
@@ -98,5 +98,5 @@ func TestRecipients(t *testing.T) {
 	f(4, true, `{"a":{"targetPeerId":"p1"}}`, 1, 2, 3)
 	f(4, true, `{"targetPeerId":"p1"`, 1, 2, 3)
 	f(4, false, `{"targetPeerId":"p1"}`, 1, 2, 3)
-	f(3*indexFrom, true, `{"a":1,"targetPeerId":"p7"}`, 14, 15)
+	f(40, true, `{"a":1,"targetPeerId":"p7"}`, 14, 15)
 }

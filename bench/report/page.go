@@ -1,17 +1,17 @@
 package report
 
 import (
-	"bytes"
-	_ "embed"
+	"embed"
 	"fmt"
 	"html/template"
 	"slices"
 )
 
-//go:embed page.html
-var pageText string
+//go:embed page.html chart.svg
+var files embed.FS
 
-var page = template.Must(template.New("page").Parse(pageText))
+// pages are report.html, one file without outside resources, and the charts in it.
+var pages = template.Must(template.ParseFS(files, "*"))
 
 // table is figures ready to be shown: a row for each metric or scenario, a column for each server.
 type table struct {
@@ -113,20 +113,6 @@ func (s *Scenario) Faults() (out []string) {
 	return out
 }
 
-// html is report.html: one file without outside resources.
-func (r *Report) html(charts []Chart) ([]byte, error) {
-	data := struct {
-		*Report
-		Facts    [][2]string
-		Overview table
-		Reading  []string
-		Charts   []Chart
-	}{r, r.facts(), r.overview(), r.reading(), charts}
-	var b bytes.Buffer
-	err := page.Execute(&b, data)
-	return b.Bytes(), err
-}
-
 // facts are the run's circumstances, as pairs of name and text.
 func (r *Report) facts() [][2]string {
 	m, h := &r.Machine, &r.Method
@@ -140,7 +126,7 @@ func (r *Report) facts() [][2]string {
 	}
 	return [][2]string{
 		{"Machine", fmt.Sprintf("%s, %d CPUs%s, %s MiB", m.CPU, m.CPUs, kind, number(float64(m.MemoryMiB), 0))},
-		{"System", fmt.Sprintf("%s; %s open files per process, ports %s", m.Kernel, number(float64(m.OpenFiles), 0), m.Ports)},
+		{"System", fmt.Sprintf("%s; %s open files per process", m.Kernel, number(float64(m.OpenFiles), 0))},
 		{"Pinned", pinned + "; everything over loopback"},
 		{"Measured", fmt.Sprintf("%s, %s s in all; %d rounds of %g s after %g s of warm-up, servers interleaved",
 			r.Started.Format("2 January 2006, 15:04 MST"), number(r.Seconds, 0), h.Rounds, h.Duration, h.Warmup)},
@@ -157,9 +143,9 @@ func (r *Report) reading() []string {
 		"CPU is the server process's own, user and kernel, from its CPU clock in nanoseconds.",
 		fmt.Sprintf("× is a ratio to %s: each round's figure divided by %s's in the same round, then the median over the rounds. That is not the quotient of the two medians, which would mix minutes in which the machine was faster with others. Below it stand the interval in which that median lies with a confidence of %.0f %%, and the server's own median. ≈ means that the interval comes within %.0f %% of 1: no difference beyond noise. Fewer than %d rounds give no interval and no verdict. Where one event loop is compared with two, one loop takes that server's place.",
 			r.Against, r.Against, 100*confidence, 100*margin, fewest),
-		"In closed loops senders wait for their messages' last copies, so each server has as much to do as its own speed allows (how busy it was is in the tables); all servers are up and take turns of some 40 ms within each round. In open loops (calm, latency, a peer that does not read) messages are sent at fixed times, and a message's time counts from when it should have been sent, however late it was.",
+		"In closed loops senders wait for their messages' last copies, so each server has as much to do as its own speed allows (how busy it was is in the tables); all servers are up and take turns of some 40 ms within each round. In open loops (calm, busy, a peer that does not read) messages are sent at fixed times, and a message's time counts from when it should have been sent, however late it was.",
 		"Writes are calls of write, writev, send, sendto, sendmsg and sendmmsg on any descriptor, counted by the kernel during a turn of their own, whose CPU time counts nowhere. System calls are all calls, waiting and the scheduler's included.",
-		"Resident memory is the process's above what it had before the first connection; kernel memory is unreclaimable slab and TCP buffers of the machine, so both ends of each loopback connection are in it.",
+		"Resident memory per peer is what the process has above its size before the first one, divided by all of them; what it has before, and what each further peer adds between half and all of them, stand beside it. Kernel memory is unreclaimable slab and TCP buffers of the machine, so both ends of each loopback connection are in it.",
 		fmt.Sprintf("Heartbeats were measured with an interval of %g s and scaled to 30 s; the load answers and counts them, and without about one per peer there is no figure.", r.Method.Heartbeat),
 	}
 }

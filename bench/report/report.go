@@ -3,6 +3,7 @@
 package report
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"math"
@@ -16,7 +17,7 @@ import (
 )
 
 // Schema is the version of report.json. Fields are only ever added under one version.
-const Schema = 2
+const Schema = 3
 
 // Report is the whole of report.json.
 type Report struct {
@@ -39,8 +40,7 @@ type Machine struct {
 	CPUs      int    `json:"cpus"`
 	Kernel    string `json:"kernel"`
 	MemoryMiB uint64 `json:"memoryMiB"`
-	OpenFiles uint64 `json:"openFiles"`
-	Ports     string `json:"ports"`
+	OpenFiles int    `json:"openFiles"`
 	Virtual   bool   `json:"virtual"`
 	Go        string `json:"go"`
 }
@@ -184,11 +184,20 @@ func (r *Report) Write(dir string) error {
 	files := map[string][]byte{"report.json": append(b, '\n')}
 	charts := r.charts()
 	for _, c := range charts {
-		files[c.File] = []byte(c.SVG)
+		files[c.File] = []byte(c.SVG())
 	}
-	if files["report.html"], err = r.html(charts); err != nil {
+	data := struct {
+		*Report
+		Facts    [][2]string
+		Overview table
+		Reading  []string
+		Charts   []*chart
+	}{r, r.facts(), r.overview(), r.reading(), charts}
+	var page bytes.Buffer
+	if err := pages.ExecuteTemplate(&page, "page.html", data); err != nil {
 		return fmt.Errorf("report.html: %w", err)
 	}
+	files["report.html"] = page.Bytes()
 	for name, content := range files {
 		if err := os.WriteFile(filepath.Join(dir, name), content, 0o644); err != nil {
 			return err

@@ -44,7 +44,7 @@ func TestVerdict(t *testing.T) {
 	f([]float64{3.9, 4, 4, 4.1, 4.2}, "gws × 2.00 (1.95–2.10)", "No difference")
 	f([]float64{0.9, 1, 1, 1, 1.1}, "gws × 0.50", "No difference")
 	f([]float64{1.5, 2, 2.1, 3, 4}, "No difference beyond noise: gws", "×")
-	f([]float64{4, 4, 4}, "Fewer than 5 rounds: no verdict on gws", "×")
+	f([]float64{4, 4, 4}, "Fewer than 5 rounds: no verdict on gws (× 2.00)", "No difference")
 }
 
 // The median of the rounds' ratios is neither the ratio of the medians nor of the means, and the page says which it is.
@@ -161,6 +161,7 @@ func TestWriteAndRead(t *testing.T) {
 			x.Metrics[ResidentPerPeer] = 500 * float64(i+1)
 		}
 	}
+	s.Primary = append(s.Primary, ResidentPerPeer)
 	s.Title = "<rooms & halls>"
 	r.Conclude()
 	dir := t.TempDir()

@@ -158,7 +158,7 @@ func (s *Scenario) sentence(m Metric) string {
 		case r == base || q == nil:
 			figures = append([]string{r.Server + " " + m.Format(sum.Median)}, figures...)
 		case !q.Firm:
-			few = append(few, r.Server)
+			few = append(few, r.Server+" (× "+number(q.Median, 2)+")")
 		case q.Judge(m) == 0:
 			same = append(same, r.Server+" ("+number(q.Low, 2)+"–"+number(q.High, 2)+")")
 		default:
