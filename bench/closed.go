@@ -54,9 +54,6 @@ func (b *bench) closedRound(ctx context.Context, sc *scenario, servers []*server
 	}
 	each(0, func(x *closedRun) error {
 		x.s.measured(x.round, &x.total)
-		if sc.churn > 0 {
-			x.round.Metrics[report.Joins] = x.total.joins / x.total.seconds
-		}
 		return x.s.countTraffic(ctx, sc, x.round, 2*turnLength)
 	})
 	out := make([]*report.Round, len(runs))
@@ -84,7 +81,7 @@ func (x *closedRun) turn(ctx context.Context, sc *scenario, isFirst bool) error 
 	if isFirst {
 		warm = o.warmup
 	}
-	x.s.fleet.Begin(0, sc.churn)
+	x.s.fleet.Begin(0)
 	if err := pause(ctx, warm); err != nil {
 		return err
 	}

@@ -9,39 +9,29 @@ import (
 	"relaygate/bench/report"
 )
 
-// connects counts handshakes per CPU second, then lets everybody come back at once.
+// connects counts handshakes per CPU second.
 func (s *session) connects(ctx context.Context, sc *scenario, r *report.Round) error {
-	limit := s.b.opt.timeout
-	handshakes := func(perCPU string, do func() (load.Handshakes, error)) (load.Handshakes, error) {
-		before := load.CPUClock(s.pid)
-		h, err := do()
-		if err != nil {
-			return h, err
-		}
-		if used := load.CPUClock(s.pid) - before; used > 0 {
-			r.Metrics[perCPU] = float64(h.Opened) / used.Seconds()
-		}
-		return h, s.fleet.Greet(ctx, limit)
-	}
-	connect := func() (load.Handshakes, error) { return s.fleet.Connect(ctx, limit, s.target, sc.shape, parallel) }
-	h, err := handshakes(report.HandshakesPerCPU, connect)
+	limit, n := s.b.opt.timeout, float64(sc.shape.Conns())
+	before := load.CPUClock(s.pid)
+	took, err := s.fleet.Connect(ctx, limit, s.target, sc.shape, parallel)
 	if err != nil {
 		return err
 	}
-	r.Metrics[report.Handshakes] = float64(h.Opened) / h.Took.Seconds()
-	h, err = handshakes(report.StormPerCPU, func() (load.Handshakes, error) { return s.fleet.Storm(ctx, limit) })
-	if err != nil {
+	r.Metrics[report.Handshakes] = n / took.Seconds()
+	if used := load.CPUClock(s.pid) - before; used > 0 {
+		r.Metrics[report.HandshakesPerCPU] = n / used.Seconds()
+	}
+	if err := s.fleet.Greet(ctx, limit); err != nil {
 		return err
 	}
-	r.Metrics[report.StormSeconds] = h.Took.Seconds()
 	if err := s.broadcast(ctx, r); err != nil {
 		return err
 	}
 	// The same number again, in rooms of their own, and nothing else happens meanwhile.
-	return s.counted(func() (float64, error) {
-		h, err := connect()
-		return float64(h.Opened), err
-	}, func(calls, _ float64) { r.Metrics[report.CallsPerPeer] = calls })
+	return s.counted(r, report.CallsPerPeer, func() (float64, error) {
+		_, err := s.fleet.Connect(ctx, limit, s.target, sc.shape, parallel)
+		return n, err
+	})
 }
 
 // broadcast lets one member of every room send one message; whom it does not reach, a message was lost for.

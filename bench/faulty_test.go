@@ -19,10 +19,9 @@ type faulty struct {
 	mu    sync.Mutex
 	peers []*faultyPeer
 	fault string
-	once  bool            // most faults happen once, at the first opportunity
-	count int             // of deliveries
-	known map[string]bool // peers that were here before
-	late  func()          // a delivery put off
+	once  bool   // most faults happen once, at the first opportunity
+	count int    // of deliveries
+	late  func() // a delivery put off
 	lateP *faultyPeer
 }
 
@@ -34,14 +33,6 @@ type faultyPeer struct {
 func (r *faulty) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	q := req.URL.Query()
 	p := &faultyPeer{room: q.Get("relayId"), id: q.Get("peerId")}
-	r.mu.Lock()
-	was := r.known[p.room+"/"+p.id]
-	r.known[p.room+"/"+p.id] = true
-	r.mu.Unlock()
-	if was && r.fault == "refuse" {
-		http.Error(w, "you were here before", http.StatusServiceUnavailable)
-		return
-	}
 	conn, err := websocket.Accept(w, req, nil)
 	if err != nil {
 		return

@@ -12,18 +12,13 @@ import (
 type limits struct {
 	openFiles int // of the server's process
 	ports     int // that outgoing connections of one pair of addresses may have
-	conntrack int // connections that may still be tracked; 0: they are not
 	memory    int // bytes available
 }
 
 // readLimits raises this process's open files, and so its children's, to the hard limit. A -target has a limit of its own.
 func readLimits(o *options) limits {
-	numbers := func(name string) []int { v, _ := proc.SysctlInts(name); return append(v, 0, 0) }
-	l := limits{ports: 28232, conntrack: numbers("net.netfilter.nf_conntrack_max")[0]}
-	if l.conntrack > 0 {
-		l.conntrack = max(l.conntrack-numbers("net.netfilter.nf_conntrack_count")[0], 1)
-	}
-	if v := numbers("net.ipv4.ip_local_port_range"); v[1] > 0 {
+	l := limits{ports: 28232}
+	if v, err := proc.SysctlInts("net.ipv4.ip_local_port_range"); err == nil && len(v) == 2 {
 		l.ports = v[1] - v[0] + 1
 	}
 	if m, err := proc.Meminfo(); err == nil && m.MemAvailableBytes != nil {
@@ -81,12 +76,6 @@ func (l limits) check(n, pairs, perConn int) (out []finding, fits int) {
 		out = append(out, finding{
 			fmt.Sprintf("ports: %d connections from each of -addresses", l.perPair()), pairs * l.perPair(),
 			"more -addresses, or sysctl -w net.ipv4.ip_local_port_range='10000 65000'",
-		})
-	}
-	if l.conntrack > 0 {
-		out = append(out, finding{
-			fmt.Sprintf("conntrack: %d more", l.conntrack), max(l.conntrack-1000, 0),
-			fmt.Sprintf("sysctl -w net.netfilter.nf_conntrack_max=%d", 2*n+10000),
 		})
 	}
 	fits = n

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -21,7 +20,6 @@ type bench struct {
 	scenarios []*scenario
 	cpus      int // that this process may use
 	limits    limits
-	spawn     spawner
 	logs      string           // directory of the servers' output
 	now       *report.Scenario // under way
 	report    report.Report
@@ -30,7 +28,7 @@ type bench struct {
 }
 
 func newBench(o *options) (*bench, error) {
-	b := &bench{opt: o, spawn: newSpawner(), limits: readLimits(o), cpus: len(cpusOf(0))}
+	b := &bench{opt: o, limits: readLimits(o), cpus: len(cpusOf(0))}
 	var err error
 	if b.servers, err = chooseServers(o); err != nil {
 		return nil, err
@@ -49,12 +47,9 @@ func newBench(o *options) (*bench, error) {
 // run measures and writes the report, also when it is interrupted, and returns the exit status.
 func (b *bench) run(ctx context.Context) int {
 	b.began = time.Now()
-	dir, err := newDir(b.opt.out, b.began)
-	if err == nil {
-		b.logs = filepath.Join(dir, "logs")
-		err = os.Mkdir(b.logs, 0o755)
-	}
-	if err != nil {
+	dir := filepath.Join(b.opt.out, b.began.Format("2006-01-02T15-04-05.000"))
+	b.logs = filepath.Join(dir, "logs")
+	if err := os.MkdirAll(b.logs, 0o755); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		return 1
 	}
@@ -86,22 +81,6 @@ func (b *bench) run(ctx context.Context) int {
 	}
 	fmt.Printf("\n%s\n%s after %.0f s: %s\n", r.Brief(), filepath.Join(dir, "report.html"), r.Seconds, outcome)
 	return status
-}
-
-// newDir makes a directory of its own for a run.
-func newDir(out string, began time.Time) (string, error) {
-	if err := os.MkdirAll(out, 0o755); err != nil {
-		return "", err
-	}
-	base := filepath.Join(out, began.Format("2006-01-02T15-04-05"))
-	dir := base
-	for n := 2; ; n++ {
-		err := os.Mkdir(dir, 0o755)
-		if !errors.Is(err, os.ErrExist) || n > 1000 {
-			return dir, err
-		}
-		dir = fmt.Sprintf("%s-%d", base, n)
-	}
 }
 
 // describeRun fills in where and how.
@@ -175,8 +154,12 @@ func (b *bench) measure(ctx context.Context, sc *scenario) {
 	if ctx.Err() != nil {
 		return
 	}
+	primary := sc.primary
+	if b.opt.target != "" && b.opt.pid == 0 {
+		primary = []string{report.Deliveries, report.P99, report.Handshakes} // as far as they are measured
+	}
 	b.now = &report.Scenario{
-		Name: sc.name, Title: sc.title, About: sc.about, Shape: sc.shape, Primary: sc.primary, Base: b.report.Against,
+		Name: sc.name, Title: sc.title, About: sc.about, Shape: sc.shape, Primary: primary, Base: b.report.Against,
 		Command: b.opt.commandLine("-run", "^"+sc.name+"$"),
 	}
 	b.report.Scenarios = append(b.report.Scenarios, b.now)
@@ -232,7 +215,7 @@ func (b *bench) round(ctx context.Context, sc *scenario, servers []*server, roun
 		r.Clean()
 		res := b.now.Result(servers[i].name)
 		res.Rounds = append(res.Rounds, r)
-		figures = append(figures, servers[i].name+" "+r.Line(sc.primary[0]))
+		figures = append(figures, servers[i].name+" "+r.Line(b.now.Primary[0]))
 	}
 	b.say("%s, round %d of %d: %s", sc.name, round+1, b.opt.rounds, strings.Join(figures, ", "))
 }

@@ -42,7 +42,7 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && !strings.HasPrefix(os.Args[1], "-test.") {
 		switch os.Args[1] {
 		case "relay":
-			r := &faulty{fault: strings.Join(os.Args[3:], ""), known: map[string]bool{}}
+			r := &faulty{fault: strings.Join(os.Args[3:], "")}
 			fmt.Fprintln(os.Stderr, http.ListenAndServe(net.JoinHostPort("127.0.0.1", os.Args[2]), r))
 		case "deaf": // never listens
 			ended := make(chan os.Signal, 1)
@@ -150,10 +150,10 @@ func onlyReport(t *testing.T, out string) *report.Report {
 // TestRunEveryKind measures two servers in a scenario of every kind, on real sockets.
 func TestRunEveryKind(t *testing.T) {
 	r, v := measure(t, 0, "-servers=", itself(t, "a", "relay {port}"), itself(t, "b", "relay {port}"), "-against=b",
-		"-run", "^(pair|churn|calm|latency|slow|connect|idle)$", "-duration", "100ms", "-warmup", "10ms", "-rounds", "1",
+		"-run", "^(pair|calm|connect|idle)$", "-duration", "100ms", "-warmup", "10ms", "-rounds", "1",
 		"-conns", "90", "-heartbeat", "100ms")
-	if len(r.Scenarios) != 7 || r.Interrupted || r.Against != "b" {
-		t.Fatalf("%d scenarios, interrupted: %v, against %s; want 7, false, b", len(r.Scenarios), r.Interrupted, r.Against)
+	if len(r.Scenarios) != 4 || r.Interrupted || r.Against != "b" {
+		t.Fatalf("%d scenarios, interrupted: %v, against %s; want 4, false, b", len(r.Scenarios), r.Interrupted, r.Against)
 	}
 	countless := countable(os.Getpid())
 	for _, s := range r.Scenarios {
@@ -170,9 +170,9 @@ func TestRunEveryKind(t *testing.T) {
 			if v := got[s.Primary[0]]; s.Name != "idle" && v <= 0 {
 				t.Errorf("%s of %s: no %s in %v", s.Name, res.Server, s.Primary[0], got)
 			}
-			// The library writes each message at once, and the test's relay makes no other writes but wake-ups.
-			if w := got[report.WritesPerDelivery]; countless == nil && s.Name == "pair" && (w < 1 || w > 3) {
-				t.Errorf("%v writes per delivery, want one and few more", w)
+			// The test's relay reads each message and writes each delivery at once.
+			if calls := got[report.CallsPerDelivery]; countless == nil && s.Name == "pair" && calls < 2 {
+				t.Errorf("%v system calls per delivery, want a read and a write", calls)
 			}
 			if calls := got[report.CallsPerPeer]; countless == nil && s.Name == "connect" && calls < 4 {
 				t.Errorf("%v calls per peer, want accept, read, write and more", calls)
@@ -216,7 +216,6 @@ func TestRunFailsOnFaults(t *testing.T) {
 	f("chat", "crash", "faulty ended (exit status 7); its last lines: a crash to order")
 	f("calm", "leak", "lost")
 	f("pair", "binary", "corrupted")
-	f("churn", "refuse", "not let in again")
 }
 
 // TestRunWithServersThatDoNotRun: one that cannot be measured is a failure that says why; the others are measured.
@@ -313,7 +312,7 @@ func waitFor(t *testing.T, what string, holds func() bool) {
 // pattern, large ones and beside peers that come and go; and heartbeats.
 func TestBuiltInServers(t *testing.T) {
 	r, _ := measure(t, 0, "-servers=relaygate,gws,gorilla,nbhttp", "-repo=..", "-bin", t.TempDir(),
-		"-run", "^(chat|direct|big-16k|churn|idle)$", "-rounds=1", "-duration=200ms", "-conns=300", "-heartbeat=300ms")
+		"-run", "^(chat|direct|big-16k|connect|idle)$", "-rounds=1", "-duration=200ms", "-conns=300", "-heartbeat=300ms")
 	for _, s := range r.Scenarios {
 		for _, res := range s.Results {
 			m := res.Rounds[0].Metrics

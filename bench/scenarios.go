@@ -19,7 +19,6 @@ type scenario struct {
 
 	shape   load.Shape
 	rate    float64 // messages per second (open loops)
-	churn   float64 // peers that leave and return, per second
 	primary []string
 	all     bool // measured on every server, not only on those that the product is mostly compared with
 	quick   bool // part of -quick
@@ -64,11 +63,6 @@ var scenarios = []*scenario{
 		shape: load.Shape{Rooms: 20, Peers: 10, Senders: 1, Window: 1, Size: 16 << 10, Binary: true},
 	},
 	{
-		name: "churn", title: "rooms of 10, peers come and go", primary: cost, churn: 1000,
-		about: "50 rooms of 10 as in rooms of 10, while 1,000 peers per second leave and come back (2 of each room take turns); their handshakes are in the CPU time",
-		shape: load.Shape{Rooms: 50, Peers: 10, Loose: 2, Senders: 1, Window: 1, Size: small},
-	},
-	{
 		name: "calm", title: "rooms of 10, calm", primary: []string{report.CPUPerDelivery, report.P99}, quick: true,
 		measure: (*session).steady, shape: tens, rate: 1500,
 		about: "100 rooms of 10; 1,500 messages per second in all, evenly spaced, which are 13,500 deliveries per second: a server that is far from its limit",
@@ -78,13 +72,8 @@ var scenarios = []*scenario{
 		about: "the same at 6,000 messages per second, 54,000 deliveries: the latency of a server that has to work",
 	},
 	{
-		name: "slow", title: "beside a peer that does not read", primary: []string{report.P99}, measure: (*session).beside, rate: 800,
-		about: "2 rooms of 10, 400 messages of 16 KiB per second in each; one peer per room stops reading, and the others' latency is measured",
-		shape: load.Shape{Rooms: 2, Peers: 10, Loose: 1, Senders: 1, Window: 1, Size: 16 << 10, Binary: true},
-	},
-	{
 		name: "connect", title: "handshakes", primary: []string{report.HandshakesPerCPU}, measure: (*session).connects, quick: true,
-		about: "3,000 handshakes into rooms of 10 as fast as they come, 128 under way; then all connections are reset and come back",
+		about: "3,000 handshakes into rooms of 10 as fast as they come, 128 under way",
 		shape: load.Shape{Rooms: 300, Peers: 10, Senders: 1, Window: 1, Size: small},
 	},
 	{

@@ -12,7 +12,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -158,34 +157,16 @@ func (s *server) version() (string, error) {
 	return v, nil
 }
 
-// spawner starts processes from one thread that lives as long as this process: the kernel's "signal me when my parent
-// dies" means the thread that forked, and Go's threads come and go. The thread's CPUs are inherited, so a program is
-// pinned before it begins, which also decides how many threads a Go program runs.
-type spawner chan func()
-
-func newSpawner() spawner {
-	s := make(spawner)
-	go func() {
-		runtime.LockOSThread()
-		for f := range s {
-			f()
-		}
-	}()
-	return s
-}
-
-func (s spawner) start(c *exec.Cmd, cpus []int) error {
+// spawn starts a process on the servers' CPUs, which it inherits from this thread: a program is pinned before it begins,
+// which also decides how many threads a Go program runs. It must be called on the main thread: "signal me when my parent
+// dies" means to the kernel the thread that forked, and Go's other threads come and go.
+func (b *bench) spawn(c *exec.Cmd) error {
 	// Ctrl-C goes to the whole foreground group; children are ended by us, in order.
 	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
-	done := make(chan error)
-	s <- func() {
-		if err := pin(0, cpus); err != nil {
-			done <- err
-		} else {
-			done <- c.Start()
-		}
+	if err := pin(0, b.opt.serverCPUs); err != nil {
+		return err
 	}
-	return <-done
+	return errors.Join(c.Start(), pin(0, b.opt.loadCPUs))
 }
 
 // process is a started server. Its output goes to a file, whose end explains a death.
@@ -218,7 +199,7 @@ func (b *bench) startServer(ctx context.Context, s *server, env ...string) (*pro
 	// A fixed environment, so that a figure does not depend on whose shell it was.
 	cmd.Env = append(env, "PATH="+os.Getenv("PATH"), "HOME="+os.Getenv("HOME"), "HOST=127.0.0.1", "PORT="+strconv.Itoa(port))
 	p := &process{name: s.name, port: port, log: log.Name(), dead: make(chan struct{}), cmd: cmd}
-	if err := b.spawn.start(cmd, b.opt.serverCPUs); err != nil {
+	if err := b.spawn(cmd); err != nil {
 		return nil, fmt.Errorf("start %s: %w", s.name, err)
 	}
 	go func() {

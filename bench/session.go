@@ -6,8 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
-	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -73,28 +71,23 @@ func (b *bench) running(target string) (*load.Target, error) {
 	if err != nil {
 		return nil, err
 	}
-	ips, err := net.LookupHost(u.Hostname())
+	port := u.Port()
+	if port == "" {
+		port = "80"
+	}
+	addr, err := net.ResolveTCPAddr("tcp", net.JoinHostPort(u.Hostname(), port)) // prefers IPv4
 	if err != nil {
 		return nil, fmt.Errorf("-target: %w", err)
 	}
-	// One family is enough, and names such as localhost have both.
-	slices.SortStableFunc(ips, func(a, b string) int { return strings.Count(a, ":") - strings.Count(b, ":") })
-	ip, err := netip.ParseAddr(ips[0])
-	if err != nil {
-		return nil, err
-	}
-	port, _ := strconv.Atoi(u.Port())
-	if port == 0 {
-		port = 80
-	}
+	at := addr.AddrPort()
 	t := &load.Target{
 		Host: u.Host, Path: u.Path, Query: u.RawQuery, Secret: b.opt.secret, PerSource: b.limits.perPair(),
-		Sources: b.opt.addresses, Addr: netip.AddrPortFrom(ip, uint16(port)),
+		Sources: b.opt.addresses, Addr: netip.AddrPortFrom(at.Addr().Unmap(), at.Port()),
 	}
 	if t.Path == "" || t.Path == "/" {
 		t.Path = "/v1"
 	}
-	if ip.IsLoopback() && ip.Is4() {
+	if a := t.Addr.Addr(); a.IsLoopback() && a.Is4() {
 		t.Sources = b.sources()
 	}
 	return t, nil
@@ -136,7 +129,6 @@ func (s *session) span(ctx context.Context, d time.Duration, t *totals) error {
 	t.all += cpuTime() - all
 	t.seconds += (to.Wall - from.Wall).Seconds()
 	t.delivered += float64(to.Delivered - from.Delivered)
-	t.joins += float64(to.Joins - from.Joins)
 	t.cpu += (to.ServerCPU - from.ServerCPU).Seconds()
 	t.load += (to.CPU - from.CPU).Seconds()
 	return nil
@@ -144,8 +136,8 @@ func (s *session) span(ctx context.Context, d time.Duration, t *totals) error {
 
 // totals is what was counted in spans; a measurement may consist of several.
 type totals struct {
-	seconds, delivered, joins float64
-	cpu, load, all            float64 // CPU seconds: of the server, of the load, and of everything on the machine
+	seconds, delivered float64
+	cpu, load, all     float64 // CPU seconds: of the server, of the load, and of everything on the machine
 }
 
 // loadFull is the share of its CPUs at which the load may be what limits a closed loop, unless the server is as busy.
@@ -169,8 +161,8 @@ func (s *session) measured(r *report.Round, t *totals) {
 	r.LoadBound = r.LoadBound && busy < loadFull
 }
 
-// counted has a pass's system calls counted, where that can be done. The pass tells what they are divided by.
-func (s *session) counted(pass func() (n float64, err error), found func(calls, writes float64)) error {
+// counted has a pass's system calls counted, where that can be done, as a metric per whatever n the pass tells.
+func (s *session) counted(r *report.Round, metric string, pass func() (n float64, err error)) error {
 	if s.pid == 0 || s.b.countless != nil {
 		return nil
 	}
@@ -180,27 +172,25 @@ func (s *session) counted(pass func() (n float64, err error), found func(calls, 
 		return nil
 	}
 	n, err := pass()
-	calls, writes, failed := c.stop()
+	calls, failed := c.stop()
 	if failed != nil {
 		s.b.countless = failed
 	} else if err == nil && n > 0 {
-		found(calls/n, writes/n)
+		r.Metrics[metric] = calls / n
 	}
 	return err
 }
 
 // countTraffic counts the system calls of a while of traffic, from its first message to its last.
 func (s *session) countTraffic(ctx context.Context, sc *scenario, r *report.Round, d time.Duration) error {
-	return s.counted(func() (float64, error) {
+	return s.counted(r, report.CallsPerDelivery, func() (float64, error) {
 		before := s.fleet.Mark(0, load.Within)
-		s.fleet.Begin(sc.rate, 0)
+		s.fleet.Begin(sc.rate)
 		if err := pause(ctx, d); err != nil {
 			return 0, err
 		}
 		err := s.halt(ctx, r)
 		return float64(s.fleet.Mark(0, load.Within).Delivered - before.Delivered), err
-	}, func(calls, writes float64) {
-		r.Metrics[report.CallsPerDelivery], r.Metrics[report.WritesPerDelivery] = calls, writes
 	})
 }
 

@@ -23,10 +23,8 @@ type dialer struct {
 	target   *Target
 	flying   int // handshakes under way
 	parallel int
-	opened   int
 	failed   int
-	awaited  bool // somebody waits for the handshakes and hears of failures; else a failed one is the relay's fault
-	why      string
+	err      error  // of the first that failed
 	request  []byte // scratch
 	before   string // request up to the relay id
 	after    string // request from the peer id's end on
@@ -64,6 +62,7 @@ func (d *dialer) prepare(t *Target, prefix string, parallel int) {
 	}
 	d.after += "\r\n"
 	d.target, d.parallel = t, parallel
+	d.failed, d.err = 0, nil
 }
 
 // dial begins as many queued handshakes as may be under way.
@@ -83,7 +82,6 @@ func (w *worker) dial() {
 func (w *worker) connect(i int32) error {
 	c := &w.conns[i]
 	c.state = dialing
-	c.life++
 	src, dst, family := w.dialer.target.addresses(int(c.nth))
 	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -105,7 +103,7 @@ func (w *worker) connect(i int32) error {
 	if err := unix.Connect(fd, dst); err != nil && err != unix.EINPROGRESS {
 		return fmt.Errorf("connect: %w", err)
 	}
-	ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET, Fd: i, Pad: c.life}
+	ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET, Fd: i}
 	if err := unix.EpollCtl(w.ep, unix.EPOLL_CTL_ADD, fd, &ev); err != nil {
 		return fmt.Errorf("epoll: %w", err)
 	}
@@ -137,46 +135,24 @@ func (w *worker) upgrade(i int32) {
 func (w *worker) joined(i int32) {
 	w.conns[i].state = open
 	w.dialer.flying--
-	w.dialer.opened++
-	w.marks.Joins++
 }
 
-// ended is called when a connection is over: refused, closed by the relay, or done leaving.
+// ended is called when a connection is over: refused, or closed by the relay.
 func (w *worker) ended(i int32, why error) {
 	c := &w.conns[i]
 	was := c.state
 	w.closeSocket(c, false)
-	switch was {
-	case dialing, upgrading:
-		d := &w.dialer
-		d.flying--
-		d.failed++
-		if d.why == "" {
-			d.why = why.Error()
-		}
-		if !d.awaited {
-			w.led.v.add(Refused, 1, "peer %d was not let in again: %v", i, why)
-		}
-	case leaving:
-		w.leaving--
-		w.rejoin(i)
-	case open:
-		m := &w.led.members[i]
-		m.steady = false
-		if m.loose && m.stuck {
-			w.marks.Dropped++
-			return
-		}
+	if was == open {
+		w.led.members[i].steady = false
 		w.led.v.add(Disconnected, 1, "peer %d was disconnected: %v", i, why)
+		return
 	}
-}
-
-// rejoin queues a peer that left for a new handshake under its old id.
-func (w *worker) rejoin(i int32) {
-	m := &w.led.members[i]
-	m.late = true
-	clear(m.expect)
-	w.dialer.queue = append(w.dialer.queue, i)
+	d := &w.dialer
+	d.flying--
+	d.failed++
+	if d.err == nil {
+		d.err = why
+	}
 }
 
 func (w *worker) closeSocket(c *conn, reset bool) {

@@ -2,6 +2,7 @@ package load
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -16,8 +17,7 @@ import (
 // Shape is a set of rooms and the traffic in them. A room is entirely within one worker, which so can check every copy.
 type Shape struct {
 	Rooms   int  `json:"rooms"`
-	Peers   int  `json:"peers"`           // per room
-	Loose   int  `json:"loose,omitempty"` // per room: the last ones, which leave and join or stop reading
+	Peers   int  `json:"peers"` // per room
 	Senders int  `json:"senders"`
 	Window  int  `json:"window"` // messages a sender keeps in flight (closed loop)
 	Size    int  `json:"size"`   // bytes of payload
@@ -44,10 +44,8 @@ type Marks struct {
 	Wall      time.Duration
 	CPU       time.Duration // this process's
 	ServerCPU time.Duration // 0 without a process id
-	Delivered uint64        // valid copies received, loose peers' included
-	Joins     uint64        // handshakes completed
+	Delivered uint64        // valid copies received
 	Pings     uint64        // the relay's heartbeats, all answered
-	Dropped   uint64        // loose peers that the relay closed
 }
 
 // Edge says what a Mark means for the histograms, which hold the messages that were due between begin and end.
@@ -58,13 +56,6 @@ const (
 	Begin
 	End
 )
-
-// Handshakes is the outcome of connecting.
-type Handshakes struct {
-	Opened, Failed int
-	Why            string // the first failure
-	Took           time.Duration
-}
 
 // Fleet is the clients of one measurement, on one thread for each of its CPUs.
 type Fleet struct {
@@ -115,6 +106,16 @@ func (f *Fleet) do(act func(w *worker)) {
 	}
 }
 
+// gather asks every worker for something, on its own thread.
+func gather[T any](f *Fleet, ask func(w *worker) T) (out []T) {
+	parts := make(chan T, len(f.workers))
+	f.do(func(w *worker) { parts <- ask(w) })
+	for range f.workers {
+		out = append(out, <-parts)
+	}
+	return out
+}
+
 // await lets every worker begin something, and waits until all are done, the limit is reached or ctx ends. The
 // condition is looked at on the worker's thread.
 func (f *Fleet) await(ctx context.Context, limit time.Duration, begin func(w *worker) (done func() bool)) error {
@@ -134,81 +135,42 @@ func (f *Fleet) await(ctx context.Context, limit time.Duration, begin func(w *wo
 	return nil
 }
 
-// Connect opens the rooms of a shape, spread over the workers, at most parallel handshakes at a time.
-func (f *Fleet) Connect(ctx context.Context, limit time.Duration, t *Target, shape Shape, parallel int) (Handshakes, error) {
+// Connect opens the rooms of a shape, spread over the workers, at most parallel handshakes at a time, and tells how long
+// that took. It fails if any of them does.
+func (f *Fleet) Connect(ctx context.Context, limit time.Duration, t *Target, shape Shape, parallel int) (time.Duration, error) {
 	n := len(f.workers)
-	failed := make(chan error, n)
-	begin := map[*worker]func(){}
+	parts := map[*worker]Shape{}
+	room, conn := map[*worker]int{}, map[*worker]int{}
 	for i, w := range f.workers {
 		part := shape
 		part.Rooms = shape.Rooms*(i+1)/n - shape.Rooms*i/n
-		room, conn := f.rooms, f.conns
+		parts[w], room[w], conn[w] = part, f.rooms, f.conns
 		f.rooms += part.Rooms
 		f.conns += part.Conns()
-		begin[w] = func() {
-			w.dialer.prepare(t, f.prefix, max(parallel/n, 1))
-			if part.Rooms == 0 {
-				return
-			}
-			if err := w.build(part, uint32(room), int32(conn)); err != nil {
-				failed <- err
-			}
-		}
 	}
-	h, err := f.handshakes(ctx, limit, func(w *worker) { begin[w]() })
-	select {
-	case err = <-failed:
-	default:
-	}
-	return h, err
-}
-
-// Storm resets every connection, opens all of them again and tells how that went.
-func (f *Fleet) Storm(ctx context.Context, limit time.Duration) (Handshakes, error) {
-	f.do(func(w *worker) {
-		for i := range w.conns {
-			w.closeSocket(&w.conns[i], true)
-		}
-	})
-	return f.handshakes(ctx, limit, func(w *worker) {
-		for i := range w.conns {
-			w.rejoin(int32(i))
-		}
-	})
-}
-
-// handshakes waits until every queued connection is open or has failed.
-func (f *Fleet) handshakes(ctx context.Context, limit time.Duration, begin func(w *worker)) (h Handshakes, err error) {
 	began := time.Now()
-	err = f.await(ctx, limit, func(w *worker) func() bool {
+	err := f.await(ctx, limit, func(w *worker) func() bool {
 		d := &w.dialer
-		d.opened, d.failed, d.why, d.awaited = 0, 0, "", true
-		begin(w)
+		d.prepare(t, f.prefix, max(parallel/n, 1))
+		if parts[w].Rooms > 0 {
+			d.err = w.build(parts[w], uint32(room[w]), int32(conn[w]))
+		}
 		return func() bool { return len(d.queue) == 0 && d.flying == 0 }
 	})
-	h.Took = time.Since(began)
+	took := time.Since(began)
 	if err != nil {
-		return h, err
+		return took, err
 	}
-	f.do(func(w *worker) {
+	return took, errors.Join(gather(f, func(w *worker) error {
 		d := &w.dialer
-		d.awaited = false
-		if n := len(d.queue) + d.flying; n > 0 && d.why == "" {
-			d.why = fmt.Sprintf("%d handshakes not complete after %s", n, limit)
+		if n := len(d.queue) + d.flying; n > 0 {
+			return fmt.Errorf("%d handshakes not complete after %s", n, limit)
 		}
-	})
-	for _, w := range f.workers {
-		d := &w.dialer
-		h.Opened += d.opened
-		h.Failed += d.failed + len(d.queue) + d.flying
-		if h.Why == "" {
-			h.Why = d.why
+		if d.failed > 0 {
+			return fmt.Errorf("%d of %d connections failed: %w", d.failed, parts[w].Conns(), d.err)
 		}
-	}
-	if h.Failed > 0 {
-		err = fmt.Errorf("%d of %d connections failed: %s", h.Failed, h.Opened+h.Failed, h.Why)
-	}
-	return h, err
+		return d.err
+	})...)
 }
 
 // Greet lets every peer send a ping and waits for the pongs. A handshake's answer may reach us before the relay has put
@@ -235,20 +197,15 @@ func (f *Fleet) Greet(ctx context.Context, limit time.Duration) error {
 	return err
 }
 
-// Begin starts traffic: a closed loop, or rate messages per second in all, while churn loose peers per second leave
-// and come back.
-func (f *Fleet) Begin(rate, churn float64) {
-	n := float64(len(f.workers))
-	f.do(func(w *worker) { w.start(rate/n, churn/n) })
+// Begin starts traffic: a closed loop, or rate messages per second in all.
+func (f *Fleet) Begin(rate float64) {
+	f.do(func(w *worker) { w.start(rate / float64(len(f.workers))) })
 }
-
-// Stick makes the loose peers stop reading, or read again.
-func (f *Fleet) Stick(on bool) { f.do(func(w *worker) { w.stick(on) }) }
 
 // Mark reads the counters and, in the same moment, the CPU clocks of this process and of the server's.
 func (f *Fleet) Mark(pid int, at Edge) Marks {
-	parts := make(chan Marks, len(f.workers))
-	f.do(func(w *worker) {
+	var t Marks
+	for _, m := range gather(f, func(w *worker) Marks {
 		m := w.marks
 		m.Wall = time.Duration(w.clock())
 		if w == f.workers[0] {
@@ -256,18 +213,13 @@ func (f *Fleet) Mark(pid int, at Edge) Marks {
 			m.ServerCPU = CPUClock(pid)
 		}
 		w.edge(at, int64(m.Wall))
-		parts <- m
-	})
-	var t Marks
-	for range f.workers {
-		m := <-parts
+		return m
+	}) {
 		t.Wall = max(t.Wall, m.Wall)
 		t.CPU += m.CPU
 		t.ServerCPU += m.ServerCPU
 		t.Delivered += m.Delivered
-		t.Joins += m.Joins
 		t.Pings += m.Pings
-		t.Dropped += m.Dropped
 	}
 	return t
 }
@@ -276,16 +228,11 @@ func (f *Fleet) Mark(pid int, at Edge) Marks {
 // itself was with sending.
 func (f *Fleet) Histograms() (latency, lag *hdrhistogram.Histogram) {
 	latency, lag = histogram(), histogram()
-	parts := make(chan func(), len(f.workers))
-	f.do(func(w *worker) {
-		x, y := w.latency.Export(), w.lag.Export()
-		parts <- func() {
-			latency.Merge(hdrhistogram.Import(x))
-			lag.Merge(hdrhistogram.Import(y))
-		}
-	})
-	for range f.workers {
-		(<-parts)()
+	for _, pair := range gather(f, func(w *worker) [2]*hdrhistogram.Snapshot {
+		return [2]*hdrhistogram.Snapshot{w.latency.Export(), w.lag.Export()}
+	}) {
+		latency.Merge(hdrhistogram.Import(pair[0]))
+		lag.Merge(hdrhistogram.Import(pair[1]))
 	}
 	return latency, lag
 }
@@ -293,30 +240,21 @@ func (f *Fleet) Histograms() (latency, lag *hdrhistogram.Histogram) {
 // quiet is how long nothing may arrive before the rest counts as lost.
 const quiet = 2 * time.Second
 
-// Halt stops sending and waits until all copies have arrived and all who left are back, or nothing has happened for a
-// while. What broke the contract so far is the result.
+// Halt stops sending and waits until all copies have arrived, or nothing has arrived for a while. What broke the contract so far is the result.
 func (f *Fleet) Halt(ctx context.Context, limit time.Duration) (Violations, error) {
 	err := f.await(ctx, limit, func(w *worker) func() bool {
 		w.traffic.running = false
-		got, joins, last := w.led.got, w.marks.Joins, w.clock()
+		got, last := w.led.got, w.clock()
 		return func() bool {
-			if w.led.got != got || w.marks.Joins != joins {
-				got, joins, last = w.led.got, w.marks.Joins, w.clock()
+			if w.led.got != got {
+				got, last = w.led.got, w.clock()
 			}
-			return w.led.got >= w.led.due && w.away() == 0 || w.clock()-last > int64(quiet)
+			return w.led.got >= w.led.due || w.clock()-last > int64(quiet)
 		}
-	})
-	parts := make(chan Violations, len(f.workers))
-	f.do(func(w *worker) {
-		if n := w.away(); n > 0 {
-			w.led.v.add(Refused, n, "%d peers left and did not come back: no answer to their close frame or to their handshake", n)
-		}
-		w.led.settle()
-		parts <- w.led.v
 	})
 	var v Violations
-	for range f.workers {
-		v.merge(<-parts)
+	for _, part := range gather(f, func(w *worker) Violations { w.led.settle(); return w.led.v }) {
+		v.merge(part)
 	}
 	return v, err
 }

@@ -8,8 +8,8 @@ import (
 // build adds the rooms of a shape, their peers and the streams between them, and queues the peers for their handshakes.
 // nth is the first peer's number among all of the fleet, which decides its addresses.
 func (w *worker) build(s Shape, firstRoom uint32, nth int32) error {
-	if s.Rooms < 1 || s.Peers < 2 || s.Senders < 1 || s.Senders > s.Peers-s.Loose {
-		return fmt.Errorf("a shape of %d rooms with %d peers, %d senders, %d loose makes no sense", s.Rooms, s.Peers, s.Senders, s.Loose)
+	if s.Rooms < 1 || s.Peers < 2 || s.Senders < 1 || s.Senders > s.Peers {
+		return fmt.Errorf("a shape of %d rooms with %d peers, %d senders makes no sense", s.Rooms, s.Peers, s.Senders)
 	}
 	if s.Size < MinSize || s.Size > MaxSize || w.shape.Size != 0 && w.shape.Size != s.Size {
 		return fmt.Errorf("messages of %d bytes: want %d to %d, and one size in a fleet", s.Size, MinSize, MaxSize)
@@ -17,14 +17,12 @@ func (w *worker) build(s Shape, firstRoom uint32, nth int32) error {
 	w.shape = s
 	for r := range s.Rooms {
 		room, first := firstRoom+uint32(r), int32(len(w.conns))
-		expect := make([]uint32, s.Senders*s.Peers)
+		seen := make([]uint32, s.Senders*s.Peers)
 		for p := range s.Peers {
 			i := int32(len(w.conns))
 			key := [4]byte{byte(i>>24) ^ 0x5a, byte(i>>16) ^ 0xa5, byte(i>>8) ^ 0x3c, byte(i) | 1}
 			w.conns = append(w.conns, conn{fd: -1, key: key, nth: nth})
-			w.led.members = append(w.led.members, member{
-				room: room, loose: p >= s.Peers-s.Loose, steady: true, expect: expect[p*s.Senders : (p+1)*s.Senders],
-			})
+			w.led.members = append(w.led.members, member{room: room, steady: true, seen: seen[p*s.Senders : (p+1)*s.Senders]})
 			w.dialer.queue = append(w.dialer.queue, i)
 			nth++
 		}
@@ -48,7 +46,7 @@ func (w *worker) addStream(room uint32, slot, sender, target, first int32) {
 	s := &w.shape
 	n := int32(len(w.led.streams))
 	x := stream{
-		room: room, slot: slot, sender: sender, target: target, copies: int32(s.Peers - s.Loose - 1), next: 1,
+		room: room, slot: slot, sender: sender, target: target, copies: int32(s.Peers - 1), next: 1,
 		first: first, past: first + int32(s.Peers), left: make([]int32, max(s.Window, 1)),
 	}
 	if target != everyone {
@@ -73,15 +71,12 @@ type traffic struct {
 	rate    float64 // messages per second, 0: closed loop
 	began   int64   // first message's intended time
 	sent    uint64  // messages since then
-	churn   float64 // departures per second
-	left    uint64  // departures since began
-	leaver  int32   // who left last
 }
 
 // start begins the traffic. In a closed loop every stream puts its window on the way and then follows completions.
-func (w *worker) start(rate, churn float64) {
+func (w *worker) start(rate float64) {
 	w.now = w.clock()
-	w.traffic = traffic{running: true, rate: rate, churn: churn, began: w.now}
+	w.traffic = traffic{running: true, rate: rate, began: w.now}
 	if rate > 0 {
 		return
 	}
@@ -92,37 +87,23 @@ func (w *worker) start(rate, churn float64) {
 	}
 }
 
-// due sends what the open loop's clock asks for and lets churning peers leave; it returns the time of the next event.
-// A message keeps its intended time, however late it is sent: waiting in the load counts as the relay's latency would.
+// due sends what the open loop's clock asks for and returns the time of the next message. A message keeps its intended
+// time, however late it is sent: waiting in the load counts as the relay's latency would.
 func (w *worker) due() int64 {
 	t := &w.traffic
-	if !t.running || t.rate == 0 && t.churn == 0 {
+	n := uint64(len(w.led.streams))
+	if !t.running || t.rate == 0 || n == 0 {
 		return math.MaxInt64
 	}
-	w.now = w.clock()
-	next := w.pace(t.rate, &t.sent, func(at int64) {
-		if w.records(at) {
-			w.lag.RecordValue(w.now - at)
-		}
-		if n := uint64(len(w.led.streams)); n > 0 {
-			w.send(int32(t.sent%n), at)
-		}
-	})
-	return min(next, w.pace(t.churn, &t.left, func(int64) { w.leave() }))
-}
-
-// pace does something as often as a rate asks for since the traffic began, and returns when the next time is.
-func (w *worker) pace(rate float64, done *uint64, act func(at int64)) int64 {
-	if rate == 0 {
-		return math.MaxInt64
-	}
-	for {
-		at := w.traffic.began + int64(float64(*done)*1e9/rate)
+	for w.now = w.clock(); ; t.sent++ {
+		at := t.began + int64(float64(t.sent)*1e9/t.rate)
 		if at > w.now {
 			return at
 		}
-		act(at)
-		*done++
+		if w.records(at) {
+			_ = w.lag.RecordValue(w.now - at)
+		}
+		w.send(int32(t.sent%n), at)
 	}
 }
 
@@ -145,8 +126,8 @@ func (w *worker) arrived(i int32, h *msgHead) {
 		return
 	}
 	w.marks.Delivered++
-	if w.traffic.rate > 0 && !w.led.members[i].stuck && w.records(h.sent) {
-		w.latency.RecordValue(w.now - h.sent)
+	if w.traffic.rate > 0 && w.records(h.sent) {
+		_ = w.latency.RecordValue(w.now - h.sent)
 	}
 	if !completed {
 		return
@@ -156,34 +137,5 @@ func (w *worker) arrived(i int32, h *msgHead) {
 	} else if w.once > 0 {
 		w.once--
 		w.send(int32(w.once), w.now)
-	}
-}
-
-// leave lets the next loose peer that is there go, with a close frame as a browser sends it.
-func (w *worker) leave() {
-	for range w.conns {
-		w.traffic.leaver = (w.traffic.leaver + 1) % int32(len(w.conns))
-		i := w.traffic.leaver
-		if c := &w.conns[i]; w.led.members[i].loose && c.state == open {
-			c.out = appendClientFrame(c.out, opClose, c.key, []byte{0x03, 0xe8})
-			c.state = leaving
-			w.leaving++
-			w.touch(i)
-			return
-		}
-	}
-}
-
-func (w *worker) stick(on bool) {
-	for i := range w.conns {
-		m, c := &w.led.members[i], &w.conns[i]
-		if !m.loose {
-			continue
-		}
-		c.stuck = on
-		m.stuck = m.stuck || on
-		if !on && c.fd >= 0 {
-			w.readable(int32(i), true)
-		}
 	}
 }

@@ -9,7 +9,6 @@ package load
 
 import (
 	"fmt"
-	"io"
 	"math"
 	"runtime"
 	"syscall"
@@ -38,7 +37,6 @@ type worker struct {
 	traffic traffic
 	marks   Marks
 	pongs   int // answers to Greet
-	leaving int // peers whose close frame is written
 	once    int // streams that Once has still to send on
 	latency *hdrhistogram.Histogram
 	lag     *hdrhistogram.Histogram
@@ -136,16 +134,11 @@ func (w *worker) event(ev unix.EpollEvent) {
 		return
 	}
 	c := &w.conns[i]
-	if c.fd < 0 || c.life != ev.Pad {
+	if c.fd < 0 {
 		return
 	}
 	last := ev.Events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0
 	switch {
-	case c.stuck:
-		if ev.Events&(unix.EPOLLHUP|unix.EPOLLERR) != 0 {
-			w.ended(i, io.EOF)
-		}
-		return
 	case c.state == dialing:
 		w.upgrade(i)
 		return
@@ -192,6 +185,3 @@ func (w *worker) edge(at Edge, now int64) {
 
 // records tells whether a message that was due at a time belongs to the measurement.
 func (w *worker) records(due int64) bool { return due >= w.recordFrom && due < w.recordTo }
-
-// away is how many peers have left and are on their way back.
-func (w *worker) away() int { return w.leaving + len(w.dialer.queue) + w.dialer.flying }

@@ -12,7 +12,7 @@ import (
 var alpha = benchmath.Thresholds{CompareAlpha: 0.01}
 
 // gated are the metrics compared in every scenario that has them, beside its primary ones.
-var gated = map[string]bool{CPUPerDelivery: true, HeartbeatCPU: true, WritesPerDelivery: true}
+var gated = map[string]bool{CPUPerDelivery: true, HeartbeatCPU: true}
 
 // marginOfMarked is the smallest change that counts where the load was the limit or others were busy: how far a server
 // batches is then the load's doing, and so is the cost of a delivery.

@@ -7,33 +7,26 @@ import (
 
 // The names of metrics in report.json.
 const (
-	CPUPerDelivery    = "cpu_us_per_delivery"
-	Deliveries        = "deliveries_per_s"
-	Joins             = "joins_per_s"
-	WritesPerDelivery = "writes_per_delivery"
-	CallsPerDelivery  = "syscalls_per_delivery"
-	P50               = "p50_ms"
-	P99               = "p99_ms"
-	Lag               = "load_lag_p99_ms"
-	P99Alone          = "p99_ms_before"
-	RateKept          = "rate_kept"
-	StuckClosed       = "stuck_closed"
-	StuckGrowth       = "server_growth_mib"
-	HandshakesPerCPU  = "handshakes_per_cpu_s"
-	Handshakes        = "handshakes_per_s"
-	CallsPerPeer      = "syscalls_per_peer"
-	StormSeconds      = "storm_s"
-	StormPerCPU       = "storm_per_cpu_s"
-	ResidentPerPeer   = "resident_bytes_per_peer"
-	ResidentSlope     = "resident_bytes_slope"
-	KernelPerPeer     = "kernel_bytes_per_peer"
-	Empty             = "empty_mib"
-	HeartbeatCPU      = "heartbeat_us_per_peer"
-	HeartbeatShare    = "heartbeat_core_100k_30s"
-	Pinged            = "pings_per_peer"
-	ServerCPU         = "server_cpu"
-	LoadCPU           = "load_cpu"
-	OtherCPU          = "other_cpu"
+	CPUPerDelivery   = "cpu_us_per_delivery"
+	Deliveries       = "deliveries_per_s"
+	CallsPerDelivery = "syscalls_per_delivery"
+	P50              = "p50_ms"
+	P99              = "p99_ms"
+	Lag              = "load_lag_p99_ms"
+	RateKept         = "rate_kept"
+	HandshakesPerCPU = "handshakes_per_cpu_s"
+	Handshakes       = "handshakes_per_s"
+	CallsPerPeer     = "syscalls_per_peer"
+	ResidentPerPeer  = "resident_bytes_per_peer"
+	ResidentSlope    = "resident_bytes_slope"
+	KernelPerPeer    = "kernel_bytes_per_peer"
+	Empty            = "empty_mib"
+	HeartbeatCPU     = "heartbeat_us_per_peer"
+	HeartbeatShare   = "heartbeat_core_100k_30s"
+	Pinged           = "pings_per_peer"
+	ServerCPU        = "server_cpu"
+	LoadCPU          = "load_cpu"
+	OtherCPU         = "other_cpu"
 )
 
 // Metric says how to read a number.
@@ -54,18 +47,11 @@ var Metrics = []Metric{
 	{Deliveries, "deliveries per second", "", 1, 0, 0},
 	{P50, "median latency", "ms", -1, 3, 0},
 	{P99, "99th percentile of latency", "ms", -1, 3, 0},
-	{P99Alone, "99th percentile before that", "ms", -1, 3, 0},
 	{Lag, "load's own lateness, 99th percentile", "ms", 0, 3, 0},
-	{WritesPerDelivery, "writes per delivery", "", -1, 3, 0},
 	{CallsPerDelivery, "system calls per delivery", "", -1, 3, 0},
-	{Joins, "joins per second", "", 0, 0, 0},
 	{RateKept, "rate kept", "%", 1, 1, 100},
-	{StuckClosed, "stuck readers closed", "%", 0, 0, 100},
-	{StuckGrowth, "server grew", "MiB", -1, 1, 0},
 	{Handshakes, "handshakes per second", "", 1, 0, 0},
 	{CallsPerPeer, "system calls per accepted, upgraded peer", "", -1, 1, 0},
-	{StormSeconds, "all reset: last one back after", "s", -1, 3, 0},
-	{StormPerCPU, "all reset: handshakes per CPU second", "", 1, 0, 0},
 	{ResidentSlope, "resident per further peer (from half to all of them)", "bytes", -1, 0, 0},
 	{KernelPerPeer, "kernel per peer, both ends", "bytes", 0, 0, 0},
 	{Empty, "resident before any peer", "MiB", -1, 1, 0},

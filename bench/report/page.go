@@ -68,7 +68,8 @@ func (r *Report) overview() (t table) {
 		if s.Base != r.Against {
 			continue
 		}
-		for _, m := range s.judged() {
+		for _, name := range s.Primary {
+			m := metric(name)
 			x := row{Title: s.Title, Small: m.Title, Link: s.Name}
 			if m.Unit != "" {
 				x.Small += ", " + m.Unit
@@ -143,8 +144,8 @@ func (r *Report) reading() []string {
 		"CPU is the server process's own, user and kernel, from its CPU clock in nanoseconds.",
 		fmt.Sprintf("× is a ratio to %s: each round's figure divided by %s's in the same round, then the median over the rounds. That is not the quotient of the two medians, which would mix minutes in which the machine was faster with others. Below it stand the interval in which that median lies with a confidence of %.0f %%, and the server's own median. ≈ means that the interval comes within %.0f %% of 1: no difference beyond noise. Fewer than %d rounds give no interval and no verdict. Where one event loop is compared with two, one loop takes that server's place.",
 			r.Against, r.Against, 100*confidence, 100*margin, fewest),
-		"In closed loops senders wait for their messages' last copies, so each server has as much to do as its own speed allows (how busy it was is in the tables); all servers are up and take turns of some 40 ms within each round. In open loops (calm, busy, a peer that does not read) messages are sent at fixed times, and a message's time counts from when it should have been sent, however late it was.",
-		"Writes are calls of write, writev, send, sendto, sendmsg and sendmmsg on any descriptor, counted by the kernel during a turn of their own, whose CPU time counts nowhere. System calls are all calls, waiting and the scheduler's included.",
+		"In closed loops senders wait for their messages' last copies, so each server has as much to do as its own speed allows (how busy it was is in the tables); all servers are up and take turns of some 40 ms within each round. In open loops (calm, busy) messages are sent at fixed times, and a message's time counts from when it should have been sent, however late it was.",
+		"System calls are all calls, waiting and the scheduler's included, counted by the kernel during a turn of their own, whose CPU time counts nowhere.",
 		"Resident memory per peer is what the process has above its size before the first one, divided by all of them; what it has before, and what each further peer adds between half and all of them, stand beside it. Kernel memory is unreclaimable slab and TCP buffers of the machine, so both ends of each loopback connection are in it.",
 		fmt.Sprintf("Heartbeats were measured with an interval of %g s and scaled to 30 s; the load answers and counts them, and without about one per peer there is no figure.", r.Method.Heartbeat),
 	}

@@ -112,8 +112,8 @@ func (s *Scenario) verdict() string {
 		}
 	}
 	measured := false
-	for _, m := range s.judged() {
-		if text := s.sentence(m); text != "" {
+	for _, name := range s.Primary {
+		if text := s.sentence(metric(name)); text != "" {
 			parts, measured = append(parts, text), true
 		}
 	}
@@ -128,20 +128,6 @@ func (s *Scenario) verdict() string {
 		parts = append(parts, text)
 	}
 	return strings.Join(parts, " ")
-}
-
-// instead is what is judged where a server's process, and so its CPU time, is not known.
-var instead = map[string]string{CPUPerDelivery: Deliveries, HandshakesPerCPU: Handshakes}
-
-func (s *Scenario) judged() (out []Metric) {
-	for _, name := range s.Primary {
-		has := func(r *Result) bool { _, ok := r.Summary[name]; return ok }
-		if other := instead[name]; other != "" && !slices.ContainsFunc(s.Results, has) {
-			name = other
-		}
-		out = append(out, metric(name))
-	}
-	return out
 }
 
 // sentence says what one metric's figures mean, in the words and the figures of the table.
