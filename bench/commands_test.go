@@ -11,12 +11,12 @@ import (
 // TestCompareAsGate: the exit status says whether something got worse.
 func TestCompareAsGate(t *testing.T) {
 	write := func(cpu ...float64) string {
-		r := &report.Report{Schema: report.Schema, Servers: []report.Server{{Name: "relaygate"}}}
+		r := &report.Report{Schema: report.Schema, Against: "relaygate", Servers: []report.Server{{Name: "relaygate"}}}
 		res := &report.Result{Server: "relaygate"}
 		for _, x := range cpu {
 			res.Rounds = append(res.Rounds, &report.Round{Metrics: map[string]float64{report.CPUPerDelivery: x}})
 		}
-		r.Scenarios = []*report.Scenario{{Name: "pair", Primary: []string{report.CPUPerDelivery}, Base: "relaygate", Results: []*report.Result{res}}}
+		r.Scenarios = []*report.Scenario{{Name: "pair", Primary: []string{report.CPUPerDelivery}, Results: []*report.Result{res}}}
 		r.Conclude()
 		dir := t.TempDir()
 		if err := r.Write(dir); err != nil {

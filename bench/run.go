@@ -110,7 +110,7 @@ func (b *bench) describeRun() {
 		}
 	}
 	if further != nil {
-		r.Notes = append(r.Notes, fmt.Sprintf("To save time %s are left out of these scenarios, unless -servers names them: %s.",
+		r.Notes = append(r.Notes, fmt.Sprintf("To save time %s are left out of these scenarios, and have one round in idle, unless -servers names them: %s.",
 			strings.Join(further, " and "), titles(func(sc *scenario) bool { return !sc.all })))
 	}
 	b.countless = countable(os.Getpid())
@@ -159,7 +159,7 @@ func (b *bench) measure(ctx context.Context, sc *scenario) {
 		primary = []string{report.Deliveries, report.P99, report.Handshakes} // as far as they are measured
 	}
 	b.now = &report.Scenario{
-		Name: sc.name, Title: sc.title, About: sc.about, Shape: sc.shape, Primary: primary, Base: b.report.Against,
+		Name: sc.name, Title: sc.title, About: sc.about, Shape: sc.shape, Primary: primary,
 		Command: b.opt.commandLine("-run", "^"+sc.name+"$"),
 	}
 	b.report.Scenarios = append(b.report.Scenarios, b.now)
@@ -193,7 +193,9 @@ func (b *bench) measure(ctx context.Context, sc *scenario) {
 // round is one round of a scenario, in an order that rotates so that no server is always first, on all that have not
 // failed in it before: they would most likely only cost time.
 func (b *bench) round(ctx context.Context, sc *scenario, servers []*server, round int) {
-	servers = slices.DeleteFunc(slices.Clone(servers), func(s *server) bool { return b.now.Result(s.name).Gone() })
+	servers = slices.DeleteFunc(slices.Clone(servers), func(s *server) bool {
+		return b.now.Result(s.name).Gone() || sc.once && s.further && round > 0
+	})
 	if len(servers) == 0 {
 		return
 	}

@@ -75,7 +75,7 @@ func (b *bench) running(target string) (*load.Target, error) {
 	if port == "" {
 		port = "80"
 	}
-	addr, err := net.ResolveTCPAddr("tcp", net.JoinHostPort(u.Hostname(), port)) // prefers IPv4
+	addr, err := net.ResolveTCPAddr("tcp4", net.JoinHostPort(u.Hostname(), port))
 	if err != nil {
 		return nil, fmt.Errorf("-target: %w", err)
 	}
@@ -87,7 +87,7 @@ func (b *bench) running(target string) (*load.Target, error) {
 	if t.Path == "" || t.Path == "/" {
 		t.Path = "/v1"
 	}
-	if a := t.Addr.Addr(); a.IsLoopback() && a.Is4() {
+	if t.Addr.Addr().IsLoopback() {
 		t.Sources = b.sources()
 	}
 	return t, nil

@@ -30,22 +30,16 @@ type dialer struct {
 	after    string // request from the peer id's end on
 }
 
-// addresses are those of the n-th connection of all; src is nil where the kernel picks.
-func (t *Target) addresses(n int) (src, dst unix.Sockaddr, family int) {
-	if len(t.Sources) > 0 {
-		src = sockaddr(netip.AddrPortFrom(t.Sources[n/t.PerSource%len(t.Sources)], 0))
+// source is the address of the n-th connection of all, or nil where the kernel picks.
+func (t *Target) source(n int) unix.Sockaddr {
+	if len(t.Sources) == 0 {
+		return nil
 	}
-	if t.Addr.Addr().Is4() {
-		return src, sockaddr(t.Addr), unix.AF_INET
-	}
-	return src, sockaddr(t.Addr), unix.AF_INET6
+	return sockaddr(netip.AddrPortFrom(t.Sources[n/t.PerSource%len(t.Sources)], 0))
 }
 
 func sockaddr(a netip.AddrPort) unix.Sockaddr {
-	if a.Addr().Is4() {
-		return &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}
-	}
-	return &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()}
+	return &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}
 }
 
 // prepare builds the parts of the request that all connections share.
@@ -82,8 +76,7 @@ func (w *worker) dial() {
 func (w *worker) connect(i int32) error {
 	c := &w.conns[i]
 	c.state = dialing
-	src, dst, family := w.dialer.target.addresses(int(c.nth))
-	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("socket: %w", err)
 	}
@@ -91,16 +84,15 @@ func (w *worker) connect(i int32) error {
 	if err := unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1); err != nil {
 		return fmt.Errorf("TCP_NODELAY: %w", err)
 	}
-	if src != nil {
+	t := w.dialer.target
+	if src := t.source(int(c.nth)); src != nil {
 		// The port is picked at connect, when the whole four-tuple is known; otherwise all sources would share one range.
-		if family == unix.AF_INET {
-			unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1)
-		}
+		_ = unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1)
 		if err := unix.Bind(fd, src); err != nil {
 			return fmt.Errorf("bind: %w", err)
 		}
 	}
-	if err := unix.Connect(fd, dst); err != nil && err != unix.EINPROGRESS {
+	if err := unix.Connect(fd, sockaddr(t.Addr)); err != nil && err != unix.EINPROGRESS {
 		return fmt.Errorf("connect: %w", err)
 	}
 	ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET, Fd: i}

@@ -34,8 +34,8 @@ type Target struct {
 	Path      string // of the request, such as /v1
 	Query     string // kept in front of relayId and peerId
 	Secret    string
-	Addr      netip.AddrPort
-	Sources   []netip.Addr // none: the kernel picks
+	Addr      netip.AddrPort // IPv4
+	Sources   []netip.Addr   // none: the kernel picks
 	PerSource int
 }
 
@@ -139,21 +139,24 @@ func (f *Fleet) await(ctx context.Context, limit time.Duration, begin func(w *wo
 // that took. It fails if any of them does.
 func (f *Fleet) Connect(ctx context.Context, limit time.Duration, t *Target, shape Shape, parallel int) (time.Duration, error) {
 	n := len(f.workers)
-	parts := map[*worker]Shape{}
-	room, conn := map[*worker]int{}, map[*worker]int{}
+	type part struct {
+		Shape
+		room, conn int // the first ones
+	}
+	parts := map[*worker]part{}
 	for i, w := range f.workers {
-		part := shape
-		part.Rooms = shape.Rooms*(i+1)/n - shape.Rooms*i/n
-		parts[w], room[w], conn[w] = part, f.rooms, f.conns
-		f.rooms += part.Rooms
-		f.conns += part.Conns()
+		p := part{shape, f.rooms, f.conns}
+		p.Rooms = shape.Rooms*(i+1)/n - shape.Rooms*i/n
+		parts[w] = p
+		f.rooms += p.Rooms
+		f.conns += p.Conns()
 	}
 	began := time.Now()
 	err := f.await(ctx, limit, func(w *worker) func() bool {
 		d := &w.dialer
 		d.prepare(t, f.prefix, max(parallel/n, 1))
-		if parts[w].Rooms > 0 {
-			d.err = w.build(parts[w], uint32(room[w]), int32(conn[w]))
+		if p := parts[w]; p.Rooms > 0 {
+			d.err = w.build(p.Shape, uint32(p.room), int32(p.conn))
 		}
 		return func() bool { return len(d.queue) == 0 && d.flying == 0 }
 	})

@@ -27,14 +27,13 @@ const maxMessageBytes = 1 << 20
 type settings struct {
 	addr          string
 	checkInterval time.Duration
-	maxQueueBytes int // waiting for one peer; a peer that falls behind by more is closed
 }
 
 // upgrade takes over a connection that asks for WebSocket.
 type upgrade func(w http.ResponseWriter, r *http.Request, relayID, peerID string)
 
 func main() {
-	s := settings{addr: net.JoinHostPort(os.Getenv("HOST"), os.Getenv("PORT")), checkInterval: 30 * time.Second, maxQueueBytes: 4 << 20}
+	s := settings{addr: net.JoinHostPort(os.Getenv("HOST"), os.Getenv("PORT")), checkInterval: 30 * time.Second}
 	if ms, err := strconv.Atoi(os.Getenv("CONNECTION_CHECK_INTERVAL")); err == nil && ms > 0 {
 		s.checkInterval = time.Duration(ms) * time.Millisecond
 	}
@@ -77,9 +76,6 @@ func serve(s settings, u upgrade) error {
 // handler answers plain requests itself and hands upgrades on.
 func handler(u upgrade) http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
-		io.WriteString(w, `{"message":"This relay is a benchmark's comparison target."}`)
-	})
 	v1 := func(w http.ResponseWriter, r *http.Request) {
 		q := r.URL.Query()
 		relayID, peerID := q.Get("relayId"), q.Get("peerId")

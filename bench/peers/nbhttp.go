@@ -44,7 +44,7 @@ func serveNBHTTP(r *relay) error {
 	engine := nbhttp.NewEngine(nbhttp.Config{
 		Network: "tcp", Addrs: []string{r.settings.addr}, Listen: listen,
 		NPoller: runtime.GOMAXPROCS(0), ServerExecutor: func(f func()) { f() },
-		MaxWriteBufferSize: r.settings.maxQueueBytes, MaxWebsocketFramePayloadSize: maxMessageBytes,
+		MaxWriteBufferSize: 4 << 20, MaxWebsocketFramePayloadSize: maxMessageBytes,
 		ReleaseWebsocketPayload: true, KeepaliveTime: 24 * time.Hour,
 		// The room is joined before any message: the library runs the handlers of one connection one after another.
 		Handler: handler(func(w http.ResponseWriter, req *http.Request, relayID, peerID string) {

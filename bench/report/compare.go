@@ -124,10 +124,7 @@ func differences(old, new *Report) (out []string) {
 	f("CPU", old.Machine.CPU, new.Machine.CPU)
 	f("number of CPUs", old.Machine.CPUs, new.Machine.CPUs)
 	f("kernel", old.Machine.Kernel, new.Machine.Kernel)
-	f("seconds per measurement", old.Method.Duration, new.Method.Duration)
-	f("CPUs of the servers", old.Method.ServerCPUs, new.Method.ServerCPUs)
-	f("CPUs of the load", old.Method.LoadCPUs, new.Method.LoadCPUs)
-	f("silent peers", old.Method.Conns, new.Method.Conns)
+	f("method", old.Method, new.Method)
 	for i, s := range new.Servers {
 		for _, o := range old.Servers {
 			if o.Name == s.Name && i > 0 {

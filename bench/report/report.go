@@ -71,7 +71,6 @@ type Scenario struct {
 	About   string     `json:"about"`
 	Shape   load.Shape `json:"shape"`
 	Primary []string   `json:"primary"` // the metrics that its verdict is about
-	Base    string     `json:"base"`    // the server that its ratios are taken to
 	Command string     `json:"command"` // measures it again
 	Results []*Result  `json:"results"`
 	Verdict string     `json:"verdict"`
@@ -188,11 +187,9 @@ func (r *Report) Write(dir string) error {
 	}
 	data := struct {
 		*Report
-		Facts    [][2]string
 		Overview table
-		Reading  []string
 		Charts   []*chart
-	}{r, r.facts(), r.overview(), r.reading(), charts}
+	}{r, r.overview(), charts}
 	var page bytes.Buffer
 	if err := pages.ExecuteTemplate(&page, "page.html", data); err != nil {
 		return fmt.Errorf("report.html: %w", err)

@@ -83,7 +83,7 @@ func (r *Result) ratios(base *Result, name string) (out []float64) {
 // Conclude summarises all scenarios and writes their verdicts.
 func (r *Report) Conclude() {
 	for _, s := range r.Scenarios {
-		base := s.Result(s.Base)
+		base := s.Result(r.Against)
 		for _, res := range s.Results {
 			res.Summary = map[string]Summary{}
 			for _, m := range Metrics {
@@ -99,12 +99,12 @@ func (r *Report) Conclude() {
 				res.Summary[m.Name] = sum
 			}
 		}
-		s.Verdict = s.verdict()
+		s.Verdict = s.verdict(base)
 	}
 }
 
 // verdict is the scenario's primary metrics in words.
-func (s *Scenario) verdict() string {
+func (s *Scenario) verdict(base *Result) string {
 	var parts []string
 	for _, r := range s.Results {
 		if f := r.faults(); len(f) > 0 {
@@ -113,7 +113,7 @@ func (s *Scenario) verdict() string {
 	}
 	measured := false
 	for _, name := range s.Primary {
-		if text := s.sentence(metric(name)); text != "" {
+		if text := s.sentence(metric(name), base); text != "" {
 			parts, measured = append(parts, text), true
 		}
 	}
@@ -131,11 +131,7 @@ func (s *Scenario) verdict() string {
 }
 
 // sentence says what one metric's figures mean, in the words and the figures of the table.
-func (s *Scenario) sentence(m Metric) string {
-	base := s.Result(s.Base)
-	if base == nil || len(base.Summary) == 0 {
-		base = nil
-	}
+func (s *Scenario) sentence(m Metric, base *Result) string {
 	var figures, same, few []string
 	for _, r := range s.Results {
 		sum, ok := r.Summary[m.Name]
