@@ -28,8 +28,7 @@ type closedRun struct {
 }
 
 // closedRound is one round of a closed loop on all servers: what a delivery costs when the server has as much to do as its
-// senders allow. The result is in the order of servers; first says who begins. After the turns that are timed, each
-// server has one in which its system calls are counted.
+// senders allow. The result is in the order of servers; first says who begins.
 func (b *bench) closedRound(ctx context.Context, sc *scenario, servers []*server, first int) []*report.Round {
 	runs := make([]*closedRun, len(servers))
 	for i, srv := range servers {
@@ -42,23 +41,17 @@ func (b *bench) closedRound(ctx context.Context, sc *scenario, servers []*server
 		}
 		x.check(x.s.connect(ctx, sc.shape))
 	}
-	each := func(n int, do func(x *closedRun) error) {
+	for n := range b.opt.turns() {
 		for i := range runs {
 			if x := runs[(i+first+n)%len(runs)]; x.s != nil && !x.done && ctx.Err() == nil {
-				x.check(do(x))
+				x.check(x.turn(ctx, sc, n == 0))
 			}
 		}
 	}
-	for n := range b.opt.turns() {
-		each(n, func(x *closedRun) error { return x.turn(ctx, sc, n == 0) })
-	}
-	each(0, func(x *closedRun) error {
-		x.s.measured(x.round, &x.total)
-		return x.s.countTraffic(ctx, sc, x.round, 2*turnLength)
-	})
 	out := make([]*report.Round, len(runs))
 	for i, x := range runs {
 		if out[i] = x.round; x.s != nil {
+			x.s.measured(x.round, &x.total)
 			x.s.end()
 		}
 	}

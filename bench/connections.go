@@ -24,14 +24,7 @@ func (s *session) connects(ctx context.Context, sc *scenario, r *report.Round) e
 	if err := s.fleet.Greet(ctx, limit); err != nil {
 		return err
 	}
-	if err := s.broadcast(ctx, r); err != nil {
-		return err
-	}
-	// The same number again, in rooms of their own, and nothing else happens meanwhile.
-	return s.counted(r, report.CallsPerPeer, func() (float64, error) {
-		_, err := s.fleet.Connect(ctx, limit, s.target, sc.shape, parallel)
-		return n, err
-	})
+	return s.broadcast(ctx, r)
 }
 
 // broadcast lets one member of every room send one message; whom it does not reach, a message was lost for.

@@ -105,9 +105,6 @@ func (b *bench) doctor() int {
 			fmt.Printf("LOW  %s: allows %d\n     raise it: %s\n", f.limit, f.fits, f.fix)
 		}
 	}
-	if err := countable(os.Getpid()); err != nil {
-		fmt.Printf("     System calls cannot be counted: %v\n", err)
-	}
 	if fits < n {
 		fmt.Printf("%d of %d connections fit as it is.\n", fits, n)
 		return 1

@@ -23,7 +23,6 @@ type bench struct {
 	logs      string           // directory of the servers' output
 	now       *report.Scenario // under way
 	report    report.Report
-	countless error // why system calls are not counted
 	began     time.Time
 }
 
@@ -62,9 +61,6 @@ func (b *bench) run(ctx context.Context) int {
 	}
 	r := &b.report
 	r.Seconds, r.Interrupted = time.Since(b.began).Seconds(), ctx.Err() != nil
-	if b.countless != nil {
-		r.Notes = append(r.Notes, fmt.Sprintf("System calls could not be counted: %v.", b.countless))
-	}
 	r.Conclude()
 	outcome, status := "every message was checked, none was lost, doubled or out of order", 0
 	if len(r.Faults()) > 0 {
@@ -98,7 +94,7 @@ func (b *bench) describeRun() {
 		r.Notes = append(r.Notes, "Servers and load share a CPU: CPU per delivery holds, throughput and latency include the load's own work.")
 	}
 	if o.target != "" && o.pid == 0 {
-		r.Notes = append(r.Notes, "The target's process is not known (-pid), so there are no figures of CPU time, memory and system calls.")
+		r.Notes = append(r.Notes, "The target's process is not known (-pid), so there are no figures of CPU time and memory.")
 	}
 	if o.quick {
 		r.Notes = append(r.Notes, "A quick run leaves out other servers than gws, and these scenarios: "+titles(func(sc *scenario) bool { return !sc.quick })+".")
@@ -113,7 +109,6 @@ func (b *bench) describeRun() {
 		r.Notes = append(r.Notes, fmt.Sprintf("To save time %s are left out of these scenarios, and have one round in idle, unless -servers names them: %s.",
 			strings.Join(further, " and "), titles(func(sc *scenario) bool { return !sc.all })))
 	}
-	b.countless = countable(os.Getpid())
 }
 
 // titles are those of some scenarios.
@@ -214,7 +209,6 @@ func (b *bench) round(ctx context.Context, sc *scenario, servers []*server, roun
 	}
 	var figures []string
 	for i, r := range rounds {
-		r.Clean()
 		res := b.now.Result(servers[i].name)
 		res.Rounds = append(res.Rounds, r)
 		figures = append(figures, servers[i].name+" "+r.Line(b.now.Primary[0]))

@@ -155,7 +155,6 @@ func TestRunEveryKind(t *testing.T) {
 	if len(r.Scenarios) != 4 || r.Interrupted || r.Against != "b" {
 		t.Fatalf("%d scenarios, interrupted: %v, against %s; want 4, false, b", len(r.Scenarios), r.Interrupted, r.Against)
 	}
-	countless := countable(os.Getpid())
 	for _, s := range r.Scenarios {
 		for _, res := range s.Results {
 			if len(res.Rounds) != 1 || res.Rounds[0].Failed() {
@@ -169,13 +168,6 @@ func TestRunEveryKind(t *testing.T) {
 			// Memory of so few peers may be none at all; of CPU a quick server may leave no sample.
 			if v := got[s.Primary[0]]; s.Name != "idle" && v <= 0 {
 				t.Errorf("%s of %s: no %s in %v", s.Name, res.Server, s.Primary[0], got)
-			}
-			// The test's relay reads each message and writes each delivery at once.
-			if calls := got[report.CallsPerDelivery]; countless == nil && s.Name == "pair" && calls < 2 {
-				t.Errorf("%v system calls per delivery, want a read and a write", calls)
-			}
-			if calls := got[report.CallsPerPeer]; countless == nil && s.Name == "connect" && calls < 4 {
-				t.Errorf("%v calls per peer, want accept, read, write and more", calls)
 			}
 			if q := res.Summary[s.Primary[0]].Ratio; q != nil && (res.Server == "b" || q.Firm) {
 				t.Errorf("%s of %s: ratio %+v of one round, to b", s.Name, res.Server, q)

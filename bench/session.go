@@ -129,6 +129,7 @@ func (s *session) span(ctx context.Context, d time.Duration, t *totals) error {
 	t.all += cpuTime() - all
 	t.seconds += (to.Wall - from.Wall).Seconds()
 	t.delivered += float64(to.Delivered - from.Delivered)
+	t.reads += float64(to.Reads - from.Reads)
 	t.cpu += (to.ServerCPU - from.ServerCPU).Seconds()
 	t.load += (to.CPU - from.CPU).Seconds()
 	return nil
@@ -136,8 +137,8 @@ func (s *session) span(ctx context.Context, d time.Duration, t *totals) error {
 
 // totals is what was counted in spans; a measurement may consist of several.
 type totals struct {
-	seconds, delivered float64
-	cpu, load, all     float64 // CPU seconds: of the server, of the load, and of everything on the machine
+	seconds, delivered, reads float64
+	cpu, load, all            float64 // CPU seconds: of the server, of the load, and of everything on the machine
 }
 
 // loadFull is the share of its CPUs at which the load may be what limits a closed loop, unless the server is as busy.
@@ -146,6 +147,9 @@ const loadFull = 0.9
 // measured turns totals into the metrics that all scenarios with traffic have.
 func (s *session) measured(r *report.Round, t *totals) {
 	r.Metrics[report.Deliveries] = t.delivered / t.seconds
+	if t.reads > 0 {
+		r.Metrics[report.PerRead] = t.delivered / t.reads
+	}
 	r.Metrics[report.LoadCPU] = t.load / t.seconds / float64(len(s.load))
 	r.LoadBound = r.Metrics[report.LoadCPU] > loadFull
 	if s.pid == 0 || t.cpu <= 0 {
@@ -159,39 +163,6 @@ func (s *session) measured(r *report.Round, t *totals) {
 	r.Metrics[report.ServerCPU], r.Metrics[report.OtherCPU] = busy, others
 	r.Disturbed = others > 0.1
 	r.LoadBound = r.LoadBound && busy < loadFull
-}
-
-// counted has a pass's system calls counted, where that can be done, as a metric per whatever n the pass tells.
-func (s *session) counted(r *report.Round, metric string, pass func() (n float64, err error)) error {
-	if s.pid == 0 || s.b.countless != nil {
-		return nil
-	}
-	c, err := count(s.pid)
-	if err != nil {
-		s.b.countless = err
-		return nil
-	}
-	n, err := pass()
-	calls, failed := c.stop()
-	if failed != nil {
-		s.b.countless = failed
-	} else if err == nil && n > 0 {
-		r.Metrics[metric] = calls / n
-	}
-	return err
-}
-
-// countTraffic counts the system calls of a while of traffic, from its first message to its last.
-func (s *session) countTraffic(ctx context.Context, sc *scenario, r *report.Round, d time.Duration) error {
-	return s.counted(r, report.CallsPerDelivery, func() (float64, error) {
-		before := s.fleet.Mark(0, load.Within)
-		s.fleet.Begin(sc.rate)
-		if err := pause(ctx, d); err != nil {
-			return 0, err
-		}
-		err := s.halt(ctx, r)
-		return float64(s.fleet.Mark(0, load.Within).Delivered - before.Delivered), err
-	})
 }
 
 // halt stops the traffic, waits for what is under way and takes the verdict of the checks. A server that has ended by

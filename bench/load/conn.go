@@ -54,6 +54,7 @@ func (w *worker) readable(i int32, last bool) {
 			w.ended(i, err)
 			return
 		}
+		w.marks.Reads++
 		w.now = w.clock()
 		c.left = c.left[:0]
 		if err := w.consume(i, w.buf[:n+got]); err != nil {
@@ -78,7 +79,8 @@ func (w *worker) consume(i int32, b []byte) error {
 		if err := checkUpgrade(string(b[:end])); err != nil {
 			return err
 		}
-		w.joined(i)
+		c.state = open
+		w.dialer.flying--
 		b = b[end+4:]
 	}
 	for len(b) > 0 && c.fd >= 0 {

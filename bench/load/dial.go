@@ -123,12 +123,6 @@ func (w *worker) upgrade(i int32) {
 	c.state = upgrading
 }
 
-// joined is called when the handshake of a peer is complete.
-func (w *worker) joined(i int32) {
-	w.conns[i].state = open
-	w.dialer.flying--
-}
-
 // ended is called when a connection is over: refused, or closed by the relay.
 func (w *worker) ended(i int32, why error) {
 	c := &w.conns[i]

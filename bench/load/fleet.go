@@ -45,6 +45,7 @@ type Marks struct {
 	CPU       time.Duration // this process's
 	ServerCPU time.Duration // 0 without a process id
 	Delivered uint64        // valid copies received
+	Reads     uint64        // reads that brought something: how far the relay batched
 	Pings     uint64        // the relay's heartbeats, all answered
 }
 
@@ -222,6 +223,7 @@ func (f *Fleet) Mark(pid int, at Edge) Marks {
 		t.CPU += m.CPU
 		t.ServerCPU += m.ServerCPU
 		t.Delivered += m.Delivered
+		t.Reads += m.Reads
 		t.Pings += m.Pings
 	}
 	return t

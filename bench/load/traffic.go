@@ -33,28 +33,20 @@ func (w *worker) build(s Shape, firstRoom uint32, nth int32) error {
 
 // addStreams makes the streams of one room, whose peers start at first.
 func (w *worker) addStreams(s Shape, room uint32, first int32) {
-	for p := int32(0); p < int32(s.Senders); p++ {
-		target := int32(everyone)
-		if s.Direct {
-			target = first + (p+1)%int32(s.Peers)
+	peers := int32(s.Peers)
+	for p := range int32(s.Senders) {
+		x := stream{
+			room: room, slot: p, sender: first + p, target: everyone, copies: peers - 1, next: 1,
+			first: first, past: first + peers, left: make([]int32, max(s.Window, 1)),
 		}
-		w.addStream(room, p, first+p, target, first)
+		if s.Direct {
+			x.target = first + (p+1)%peers
+			x.copies, x.first, x.past = 1, x.target, x.target+1
+		}
+		payload := appendMessage(nil, s.Size, room, uint32(len(w.led.streams)), int(x.target))
+		x.stamp = newStamp(s.opcode(), w.conns[x.sender].key, payload, s.Direct)
+		w.led.streams = append(w.led.streams, x)
 	}
-}
-
-func (w *worker) addStream(room uint32, slot, sender, target, first int32) {
-	s := &w.shape
-	n := int32(len(w.led.streams))
-	x := stream{
-		room: room, slot: slot, sender: sender, target: target, copies: int32(s.Peers - 1), next: 1,
-		first: first, past: first + int32(s.Peers), left: make([]int32, max(s.Window, 1)),
-	}
-	if target != everyone {
-		x.copies, x.first, x.past = 1, target, target+1
-	}
-	payload := appendMessage(nil, s.Size, room, uint32(n), int(target))
-	x.stamp = newStamp(s.opcode(), w.conns[sender].key, payload, target != everyone)
-	w.led.streams = append(w.led.streams, x)
 }
 
 // opcode is that of the shape's messages.

@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -105,15 +104,6 @@ func (r *Round) Fault() string {
 		return r.Error
 	}
 	return r.Violations.String()
-}
-
-// Clean removes what JSON cannot hold.
-func (r *Round) Clean() {
-	for name, v := range r.Metrics {
-		if math.IsNaN(v) || math.IsInf(v, 0) {
-			delete(r.Metrics, name)
-		}
-	}
 }
 
 // Line is a round in a few words, for the terminal.
