@@ -97,7 +97,7 @@ func (b *bench) describeRun() {
 		r.Notes = append(r.Notes, "The target's process is not known (-pid), so there are no figures of CPU time and memory.")
 	}
 	if o.quick {
-		r.Notes = append(r.Notes, "A quick run leaves out other servers than gws, and these scenarios: "+titles(func(sc *scenario) bool { return !sc.quick })+".")
+		r.Notes = append(r.Notes, "A quick run measures for a shorter time, fewer servers, and leaves out these scenarios: "+titles(func(sc *scenario) bool { return !sc.quick })+".")
 	}
 	var further []string
 	for _, s := range b.servers {

@@ -301,7 +301,7 @@ func waitFor(t *testing.T, what string, holds func() bool) {
 }
 
 // TestBuiltInServers checks the relays that bench makes, this one included, by its own means: every message, of every
-// pattern, large ones and beside peers that come and go; and heartbeats.
+// pattern, large ones; and heartbeats.
 func TestBuiltInServers(t *testing.T) {
 	r, _ := measure(t, 0, "-servers=relaygate,gws,gorilla,nbhttp", "-repo=..", "-bin", t.TempDir(),
 		"-run", "^(chat|direct|big-16k|connect|idle)$", "-rounds=1", "-duration=200ms", "-conns=300", "-heartbeat=300ms")

@@ -78,7 +78,7 @@ var scenarios = []*scenario{
 		shape: load.Shape{Rooms: 300, Peers: 10, Senders: 1, Window: 1, Size: small},
 	},
 	{
-		name: "idle", title: "silent peers, rooms of 10", primary: []string{report.ResidentPerPeer}, measure: (*session).idle, all: true, once: true,
+		name: "idle", title: "silent peers, rooms of 10", primary: []string{report.ResidentPerPeer, report.Empty}, measure: (*session).idle, all: true, once: true,
 		about: "silent peers in rooms of 10; memory with none, half and all of them; heartbeats answered; at the end one broadcast per room",
 		shape: load.Shape{Peers: 10, Senders: 1, Window: 1, Size: small},
 	},

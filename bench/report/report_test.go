@@ -130,9 +130,9 @@ func TestCompareIncomplete(t *testing.T) {
 	f(0, "Not the same: kernel", func(r *Report) { r.Machine.Kernel = "Linux 7" })
 
 	old, more := sample(five(2), five(4)), *sample(five(2), five(4)).Scenarios[0]
-	more.Name = "star"
+	more.Name = "chat"
 	old.Scenarios = append(old.Scenarios, &more)
-	if c := Compare(old, sample(five(2), five(4))); c.Status() != 1 || !strings.Contains(c.String(), "MISSING: star") {
+	if c := Compare(old, sample(five(2), five(4))); c.Status() != 1 || !strings.Contains(c.String(), "MISSING: chat") {
 		t.Errorf("status %d:\n%s", c.Status(), c)
 	}
 }
