@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -10,6 +11,7 @@ import (
 
 // fake is a connection that answers pings, unless it is silent.
 type fake struct {
+	mu     sync.Mutex
 	m      *member
 	silent bool
 	pings  []time.Time
@@ -17,6 +19,8 @@ type fake struct {
 }
 
 func (f *fake) send(*message) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.pings = append(f.pings, time.Now())
 	if !f.silent {
 		f.m.answered(pong)
@@ -36,7 +40,9 @@ func TestHeartbeat(t *testing.T) {
 		var stays []*fake
 		for i := range 500 {
 			f := &fake{silent: i%7 == 0}
+			f.mu.Lock()
 			f.m = r.join(fmt.Sprint("room", i%50), fmt.Sprint("peer", i), f)
+			f.mu.Unlock()
 			if i%5 == 0 {
 				r.leave(f.m)
 				r.leave(f.m) // does nothing
@@ -46,6 +52,8 @@ func TestHeartbeat(t *testing.T) {
 			time.Sleep(3 * time.Millisecond)
 		}
 		time.Sleep(3 * interval)
+		cancel()
+		synctest.Wait() // the heartbeat has ended
 		for i, f := range stays {
 			for k := 1; k < len(f.pings); k++ {
 				if gap := f.pings[k].Sub(f.pings[k-1]); gap != interval {
