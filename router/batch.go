@@ -55,7 +55,7 @@ var batches = sync.Pool{New: func() any { return new(batch) }}
 
 // Bounds of what a pooled batch holds on to: bytes, and elements of a slice.
 const (
-	maxKeepBytes = LogLimit
+	maxKeepBytes = 2 * LogLimit
 	maxKeepElems = 2 * maxEntries
 )
 

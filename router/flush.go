@@ -1,12 +1,23 @@
 package router
 
-// What one call of Flush writes: about a millisecond's worth of system calls, or of
-// copying. A giant room, or a full one, is flushed over several ticks, by several
-// loops at once where there are several, and stalls none.
+// What one call of Flush writes: some hundred microseconds' worth of system calls, or of copying. Between
+// two calls the caller can see to others, so that a giant room, or a full one, stalls none.
 const (
-	maxChunk      = 256 // recipients
+	maxChunk      = 64 // recipients
 	minChunk      = 8
 	maxChunkBytes = 4 << 20 // to all of them together, but for minChunk
+
+	// helpAbove is the number of recipients above which several loops should flush a batch.
+	helpAbove = 512
+)
+
+// Progress says what a call of Flush has left.
+type Progress uint8
+
+const (
+	Flushed Progress = iota // nothing, or others see to it
+	InPart                  // the rest of this batch: Flush is to be called again
+	Another                 // a new log: Flush is to be called again, when more has been read
 )
 
 // chunk is the number of recipients that one call of Flush writes b to.
@@ -18,20 +29,24 @@ func (b *batch) chunk() int {
 	return min(max(maxChunkBytes/(each+1), minChunk), maxChunk)
 }
 
-// Flush writes what the room's log holds to a limited number of members. It
-// returns again if the caller has to call it again at its next tick. Several
-// goroutines may flush one room at the same time: each writes to other members,
-// and the next log is not begun before this one is out, so every member gets its
-// messages in order. help is returned once for a batch so large that the caller
-// should ask others to do so.
-func (r *Room) Flush(s *Scratch) (again, help bool) {
+// Flush writes what the room's log holds to a limited number of members. Unless it returns Flushed the caller
+// has to call it again. Several goroutines may flush one room at the same time: each writes to other
+// members, and the next log is not begun before this one is out, so every member gets its messages in
+// order. help is returned once for a batch so large that the caller should ask others to flush, too.
+func (r *Room) Flush(s *Scratch) (left Progress, help bool) {
 	b, part, _ := r.claim(false)
 	if b == nil {
-		return false, false
+		return Flushed, false
 	}
-	help = len(b.recipients) > 2*b.chunk() && &part[0] == &b.recipients[0]
-	again, _ = r.deliver(b, part, s)
-	return again, help
+	help = len(b.recipients) > helpAbove && &part[0] == &b.recipients[0]
+	again, whole := r.deliver(b, part, s)
+	switch {
+	case !again:
+		return Flushed, help
+	case whole:
+		return Another, help
+	}
+	return InPart, help
 }
 
 // deliver writes a part of a batch that was claimed, and reports what finish does.
@@ -80,7 +95,7 @@ func (r *Room) claim(wait bool) (b *batch, part []*Member, others <-chan struct{
 		}
 		b := r.log
 		r.log = nil
-		r.full.Store(false)
+		r.notFullLocked()
 		b.plan(r.members)
 		if len(b.recipients) == 0 {
 			b.recycle()

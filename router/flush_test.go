@@ -15,7 +15,8 @@ func TestFlushIsChunked(t *testing.T) {
 		r := all[0].Room()
 		r.Publish(&all[0].Member, []byte("x"))
 		for call := 1; call <= wantCalls; call++ {
-			again, help := r.Flush(s)
+			left, help := r.Flush(s)
+			again := left != Flushed
 			if want := call < wantCalls; again != want {
 				t.Fatalf("room of %d, call %d: again %v, want %v", members, call, again, want)
 			}
@@ -36,14 +37,14 @@ func TestFlushIsChunked(t *testing.T) {
 	f(maxChunk, 1, false)
 	f(maxChunk+1, 2, false)
 	f(2*maxChunk, 2, false)
-	f(2*maxChunk+1, 3, true)
-	f(5*maxChunk+7, 6, true)
+	f(helpAbove, helpAbove/maxChunk, false)
+	f(helpAbove+7, helpAbove/maxChunk+1, true)
 }
 
 func TestFlushOfNothing(t *testing.T) {
 	a, s := joinRoom(NewTable(), "r", "a"), new(Scratch)
-	if again, help := a.Room().Flush(s); again || help {
-		t.Errorf("Flush: again %v, help %v; want neither", again, help)
+	if left, help := a.Room().Flush(s); left != Flushed || help {
+		t.Errorf("Flush: again %v, help %v; want neither", left, help)
 	}
 	if a.Room().Drain(s) {
 		t.Error("Drain wants another flush")
@@ -58,7 +59,7 @@ func TestRoomEmptiesBeforeTheTick(t *testing.T) {
 	r.Publish(&a.Member, []byte("x"))
 	table.Leave(&a.Member)
 	table.Leave(&b.Member)
-	if again, _ := r.Flush(new(Scratch)); again {
+	if left, _ := r.Flush(new(Scratch)); left != Flushed {
 		t.Error("an empty room wants another flush")
 	}
 	wantIdle(t, r)
@@ -95,14 +96,14 @@ func TestNextLogWaits(t *testing.T) {
 	r.Publish(&from.Member, []byte("1"))
 	again := make(chan bool)
 	go func() {
-		a, _ := r.Flush(new(Scratch))
-		again <- a
+		left, _ := r.Flush(new(Scratch))
+		again <- left == Another
 	}()
 	<-slow.reached
 	if r.Publish(&from.Member, []byte("2")) {
 		t.Error("a message beside a flush obliges to note the room, where who flushes goes on")
 	}
-	if again, _ := r.Flush(new(Scratch)); again {
+	if left, _ := r.Flush(new(Scratch)); left != Flushed {
 		t.Error("another flusher is to come again, with nothing for it to do")
 	}
 	fast.wantHeard(t, "")
@@ -157,12 +158,12 @@ func TestFlushersShareABatch(t *testing.T) {
 	r.Publish(&first.Member, []byte("-")) // first is not written what it said
 	r.PublishTo(&first.Member, []byte("first"), []byte("x"))
 	done := make(chan bool)
-	go func() { again, _ := r.Flush(new(Scratch)); done <- again }()
+	go func() { left, _ := r.Flush(new(Scratch)); done <- left != Flushed }()
 	<-first.reached // one goroutine is stuck in the first part
 	s := new(Scratch)
 	for part, want := range []bool{true, false} {
-		if again, help := r.Flush(s); again != want || help {
-			t.Errorf("part %d: again %v, help %v; want %v and no help", part+2, again, help, want)
+		if left, help := r.Flush(s); (left != Flushed) != want || help {
+			t.Errorf("part %d: again %v, help %v; want %v and no help", part+2, left, help, want)
 		}
 	}
 	for i, m := range others[maxChunk-1:] {
@@ -292,7 +293,7 @@ func TestChunksOfBytes(t *testing.T) {
 	}
 	f(1, maxChunk)
 	f(maxChunkBytes/maxChunk-1, maxChunk)
-	f(maxChunkBytes/100-1, 100)
+	f(maxChunkBytes/50-1, 50)
 	f(LogLimit, minChunk)
 	f(64<<20, minChunk)
 

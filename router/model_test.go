@@ -100,8 +100,8 @@ func (m *model) flush(r *modelRoom) {
 		return
 	}
 	room := r.members[0].Room()
-	if again, help := room.Flush(&m.scratch); again || help {
-		m.fail("a flush of a room of %d: again %v, help %v; want neither", len(r.members), again, help)
+	if left, help := room.Flush(&m.scratch); left != Flushed || help {
+		m.fail("a flush of a room of %d: left %v, help %v; want neither", len(r.members), left, help)
 	}
 	for _, e := range r.members {
 		var want strings.Builder

@@ -1,6 +1,7 @@
 package router
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 	"unsafe"
@@ -72,11 +73,40 @@ type Room struct {
 	byID    map[string][]*Member // nil until a direct message needs it
 	log     *batch               // what is to be flushed; nil when there is nothing
 	out     *batch               // what is being flushed; nil when nobody flushes
+	waiters []Waiter             // are told when the room is not full any more
 }
 
 // Full reports whether the room has as much to flush as it should hold. Its members
 // are left alone then until it has been flushed. Cheap, and safe to call at any time.
 func (r *Room) Full() bool { return r.full.Load() }
+
+// Waiter is whoever waits for a full room. Wake must not block and must not call the room.
+type Waiter interface{ Wake() }
+
+// AwaitSpace reports whether the room is full. If it is, w is told once, when it is not any more.
+func (r *Room) AwaitSpace(w Waiter) (full bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.full.Load() {
+		return false
+	}
+	if !slices.Contains(r.waiters, w) {
+		r.waiters = append(r.waiters, w)
+	}
+	return true
+}
+
+// notFullLocked is called when the log has been taken to be flushed.
+func (r *Room) notFullLocked() {
+	if !r.full.Load() {
+		return
+	}
+	r.full.Store(false)
+	for _, w := range r.waiters {
+		w.Wake()
+	}
+	r.waiters = nil
+}
 
 // ID returns the relayId.
 func (r *Room) ID() string { return r.id }

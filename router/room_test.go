@@ -60,7 +60,8 @@ func joinMany(table *Table, n int) []*ear {
 // flushAll does all ticks that a room needs at once.
 func flushAll(r *Room, s *Scratch) {
 	for again := true; again; {
-		again, _ = r.Flush(s)
+		left, _ := r.Flush(s)
+		again = left != Flushed
 	}
 }
 
@@ -343,5 +344,43 @@ func TestIDOfRoomAndMember(t *testing.T) {
 	copy(relayID, strings.Repeat("x", len(relayID)))
 	if e.Room().ID() != "relay" || e.ID() != "peer" {
 		t.Errorf("got room %q, member %q; want relay, peer", e.Room().ID(), e.ID())
+	}
+}
+
+// wakes counts calls of Wake.
+type wakes struct{ n int }
+
+func (w *wakes) Wake() { w.n++ }
+
+// A waiter is told once that a full room has space again, and not at all where it was not full.
+func TestAwaitSpace(t *testing.T) {
+	table := NewTable()
+	a := joinRoom(table, "r", "a")
+	joinRoom(table, "r", "b")
+	r, w := a.Room(), new(wakes)
+	flushAll := func() {
+		for s := new(Scratch); ; {
+			if left, _ := r.Flush(s); left == Flushed {
+				return
+			}
+		}
+	}
+	if r.AwaitSpace(w) {
+		t.Error("an empty room is full")
+	}
+	r.Publish(&a.Member, make([]byte, LogLimit+1))
+	for range 2 {
+		if !r.AwaitSpace(w) {
+			t.Error("a room above its limit is not full")
+		}
+	}
+	if w.n != 0 {
+		t.Errorf("woken %d times while the room is full", w.n)
+	}
+	flushAll()
+	r.Publish(&a.Member, make([]byte, LogLimit+1))
+	flushAll()
+	if w.n != 1 {
+		t.Errorf("woken %d times, want once", w.n)
 	}
 }

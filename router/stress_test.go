@@ -70,7 +70,8 @@ func (f *flushers) run(i int) {
 		l.noted = nil
 		l.mu.Unlock()
 		for _, r := range ticking {
-			again, help := r.Flush(s)
+			left, help := r.Flush(s)
+			again := left != Flushed
 			if again {
 				f.note(i, r)
 			}

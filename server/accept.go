@@ -117,7 +117,10 @@ func (l *loop) add(fd int) {
 	l.peers[p.slot] = p
 	s.wheels[phaseHead].Add(p)
 	if err := l.poll.add(fd, p.slot, connectionEvents); err != nil {
-		s.log.Warn("cannot watch connection", zap.Error(err))
+		if now := time.Now(); now.Sub(l.watchLogged) >= time.Second {
+			l.watchLogged = now
+			s.log.Warn("cannot watch connection: is fs.epoll.max_user_watches reached?", zap.Error(err))
+		}
 		l.close(p)
 		return
 	}

@@ -65,24 +65,17 @@ func bufferClass(n int) (class, size int) {
 }
 
 // appendTo appends b to x, which may be nil, and returns the buffer that holds both: x itself or a
-// larger one. Capacity doubles with what has come, up to most bytes, so that appending piece by
-// piece costs a constant factor and nothing is allocated for bytes that never come.
+// larger one. A buffer grows by a quarter of what has come, up to most bytes: appending piece by piece costs a
+// constant factor, and nothing is allocated for bytes that never come.
 func appendTo(x *buffer, b []byte, most int) *buffer {
-	x = growBuffer(x, len(b), most)
+	if x == nil {
+		x = getBuffer(len(b))
+	} else if n := len(x.b) + len(b); n > cap(x.b) {
+		larger := getBuffer(max(n, min(most, n+n/4)))
+		larger.b = append(larger.b, x.b...)
+		putBuffer(x)
+		x = larger
+	}
 	x.b = append(x.b, b...)
 	return x
-}
-
-// growBuffer makes room for n more bytes.
-func growBuffer(x *buffer, n, most int) *buffer {
-	switch {
-	case x == nil:
-		return getBuffer(n)
-	case len(x.b)+n <= cap(x.b):
-		return x
-	}
-	larger := getBuffer(max(len(x.b)+n, min(most, 2*len(x.b))))
-	larger.b = append(larger.b, x.b...)
-	putBuffer(x)
-	return larger
 }

@@ -62,7 +62,7 @@ func (l *loop) finish(p *peer, last []byte) {
 
 // finished is called in phaseFinishing when nothing waits any more.
 func (l *loop) finished(p *peer) {
-	if p.said {
+	if p.saidAll {
 		l.close(p)
 		return
 	}
@@ -71,7 +71,7 @@ func (l *loop) finished(p *peer) {
 
 // readEnd handles the end of p's stream: its FIN, or what broke the connection.
 func (l *loop) readEnd(p *peer, broken bool) {
-	p.said = true
+	p.saidAll = true
 	switch {
 	case broken, !p.waits():
 		l.close(p)
@@ -85,7 +85,7 @@ func (l *loop) readEnd(p *peer, broken bool) {
 func (l *loop) closeSlow(p *peer) {
 	switch p.phase {
 	case phaseOpen:
-		p.cause, p.ended = closedSlow, true
+		p.cause, p.readOn = closedSlow, true
 		_ = syscall.Shutdown(int(p.fd), syscall.SHUT_RDWR)
 		if !p.inTurns {
 			l.turn(p)
@@ -115,8 +115,8 @@ func (l *loop) close(p *peer) {
 		p.logClosed(e)
 	}
 	was := p.phase
-	if was == phaseOpen {
-		p.leave()
+	if p.Room() != nil {
+		p.leave() // nothing happens if it has left
 	}
 	p.mu.Lock()
 	p.phase = phaseClosed

@@ -5,6 +5,7 @@ import (
 	"runtime/debug"
 	"sync"
 	"syscall"
+	"time"
 
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
@@ -31,6 +32,19 @@ const (
 	requestWork  = 8
 	receiveWork  = 8
 	bytesPerWork = 256
+	textPerWork  = 16 // bytes of text, which is validated and searched
+
+	// maxLeaveFlushes is how many of those who leave in one round have their rooms flushed before.
+	maxLeaveFlushes = 8
+
+	// flushTime is how long a room is flushed before others are looked after.
+	flushTime = 2 * time.Millisecond
+
+	// yieldAfter is how often the loop's goroutine gives way to Go's scheduler. One that runs for 10 ms
+	// without that is preempted by a signal, and the scheduler's monitor thread, once
+	// alarmed, takes the processor away whenever the goroutine waits in epoll_wait: at light load that
+	// was a seventh of the process's time (bench, scenario calm).
+	yieldAfter = 4 * time.Millisecond
 )
 
 // The slots that are not connections'.
@@ -42,9 +56,10 @@ const (
 
 // loop serves a share of the connections. It runs in a goroutine of nbio's, in rounds:
 //
-//  1. it asks its pollset what is ready, and gives a turn to each connection that is;
-//  2. it does the tasks that other goroutines have posted, if it was woken for that;
-//  3. it gives a turn to each connection that was not read to the end before;
+//  1. it gives a turn to each connection that was not read to the end before: these come first, so that
+//     others do not fill a room again and again for which they wait;
+//  2. it asks its pollset what is ready, and gives a turn to each connection that is;
+//  3. it does the tasks that other goroutines have posted, if it was woken for that;
 //  4. it flushes the rooms in which something was said in the round before.
 //
 // It returns to nbio when nothing came and nothing is left to do. So on an idle loop a message is
@@ -57,6 +72,7 @@ type loop struct {
 
 	// Owned by the loop's goroutine.
 	events     []unix.EpollEvent
+	pending    int            // how many of events are to be handled in the next round: see givesWay
 	peers      []*peer        // by slot; nil where the slot is free
 	free       []int32        // slots
 	freed      []int32        // slots that are free when the round is over
@@ -66,15 +82,19 @@ type loop struct {
 	in         []byte         // what receive fills
 	out        []byte         // replies to the peer that is being served
 	work       int            // what is left of turnWork for that peer
+	leaving    int            // how many rooms were flushed in this round for those who left
 	answered   bool           // a request of its has been answered, and another may follow
 	scratch    router.Scratch
 	peeker     router.Peeker
 	handshaker *upgrade.Handshaker
 
+	watchLogged time.Time // when a failure to watch a connection was logged last
+	yielded     time.Time // when Go's scheduler was last given a chance
+
 	// Owned by the loop's goroutine: memory for the next turns, noted and posted.
-	again   []*peer
-	flushed []*router.Room
-	done    []task
+	spareTurns []*peer
+	spareRooms []*router.Room
+	spareTasks []task
 
 	mu      sync.Mutex // guards what follows
 	posted  []task
@@ -101,6 +121,7 @@ func (l *loop) start() (err error) {
 func (l *loop) stop() {
 	stopped := make(chan struct{})
 	l.post(task{do: func(l *loop, _ *peer) {
+		defer close(stopped)
 		for _, p := range l.peers {
 			if p != nil {
 				l.close(p)
@@ -109,7 +130,6 @@ func (l *loop) stop() {
 		l.mu.Lock()
 		l.stopped = true
 		l.mu.Unlock()
-		close(stopped)
 	}})
 	<-stopped
 	l.poll.close()
@@ -151,7 +171,12 @@ func (l *loop) post(t task) {
 // run does rounds until there is nothing to do.
 func (l *loop) run() {
 	for {
-		n := l.poll.ready(l.events)
+		l.leaving = 0
+		l.giveTurns()
+		n := l.pending
+		if l.pending = 0; n == 0 {
+			n = l.poll.ready(l.events)
+		}
 		woken := false
 		for i := range l.events[:n] {
 			switch slot := l.events[i].Fd; slot {
@@ -168,31 +193,47 @@ func (l *loop) run() {
 		if woken { // behind what has come: a heartbeat must not miss a peer's answer
 			l.doTasks()
 		}
-		l.giveTurns()
 		l.free = append(l.free, l.freed...)
 		l.freed = l.freed[:0]
 		l.flushDue()
+		if now := time.Now(); now.Sub(l.yielded) > yieldAfter {
+			runtime.Gosched()
+			l.yielded = now
+		}
 		if n > 0 {
 			continue
 		}
-		if len(l.due)+len(l.noted)+len(l.turns) == 0 {
+		if l.pending+len(l.due)+len(l.noted) == 0 && l.allAwaitSpace() {
 			return
 		}
-		runtime.Gosched() // those in turns may wait for a room that another loop flushes
 	}
 }
+
+// allAwaitSpace reports whether every peer in turns, if there is any, waits for a room that another loop
+// flushes. The loop is woken then when one of the rooms is not full any more.
+func (l *loop) allAwaitSpace() bool {
+	for _, p := range l.turns {
+		if p.phase != phaseOpen || !p.Room().AwaitSpace(l) {
+			return false
+		}
+	}
+	return true
+}
+
+// Wake implements router.Waiter. What there is to do is found in turns.
+func (l *loop) Wake() { l.post(task{do: func(*loop, *peer) {}}) }
 
 // doTasks does what was posted.
 func (l *loop) doTasks() {
 	l.mu.Lock()
 	tasks := l.posted
-	l.posted = l.done[:0]
+	l.posted = l.spareTasks[:0]
 	l.mu.Unlock()
 	for _, t := range tasks {
 		l.doTask(t)
 	}
 	clear(tasks)
-	l.done = tasks
+	l.spareTasks = tasks
 }
 
 func (l *loop) doTask(t task) {
@@ -218,8 +259,8 @@ func (l *loop) onReady(p *peer, events uint32) {
 			l.finished(p)
 		}
 	}
-	if events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
-		p.ended = true
+	if events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR|unix.EPOLLPRI) != 0 {
+		p.readOn = true
 	}
 	if toRead && !p.inTurns {
 		l.turn(p)
@@ -230,7 +271,7 @@ func (l *loop) onReady(p *peer, events uint32) {
 // been flushed, so that whoever fills it again comes behind those for whom it was full.
 func (l *loop) giveTurns() {
 	turns := l.turns
-	l.turns = l.again[:0]
+	l.turns = l.spareTurns[:0]
 	waiting := turns[:0]
 	for _, p := range turns {
 		if p.mustWait() {
@@ -244,7 +285,7 @@ func (l *loop) giveTurns() {
 	l.turns = append(waiting, again...)
 	clear(turns[min(len(l.turns), len(turns)):])
 	clear(again)
-	l.again = again[:0]
+	l.spareTurns = again[:0]
 }
 
 // mustWait reports whether p is not read now because its room is full. So a fast sender is held back by its
@@ -277,10 +318,11 @@ func (l *loop) turn(p *peer) {
 		n, err := receive(int(p.fd), window)
 		switch {
 		case n > 0:
+			rest := l.serve(p, window[:n])
 			l.work -= n/bytesPerWork + receiveWork
-			if rest := l.serve(p, window[:n]); len(rest) > 0 {
+			if len(rest) > 0 {
 				p.input().later = appendTo(nil, rest, len(rest))
-			} else if n < len(window) && !p.ended {
+			} else if n < len(window) && !p.readOn {
 				return // all that had come: what comes from now on is another event
 			}
 		case err == syscall.EAGAIN:
@@ -355,23 +397,44 @@ func (l *loop) reply(p *peer) {
 // flushDue flushes the rooms that were noted in the round before.
 func (l *loop) flushDue() {
 	rooms := l.due
-	l.due, l.noted = l.noted, l.flushed[:0]
-	for _, r := range rooms {
-		l.flush(r)
+	l.due, l.noted = l.noted, l.spareRooms[:0]
+	for i, r := range rooms {
+		began := time.Time{} // of this room's flush, if it takes several parts
+		for l.flush(r) == router.InPart && !l.givesWay(&began, len(rooms)-i-1) {
+			l.noted = l.noted[:len(l.noted)-1] // it goes on here, not in the next round
+		}
 	}
 	clear(rooms)
-	l.flushed = rooms
+	l.spareRooms = rooms
 }
 
-func (l *loop) flush(r *router.Room) {
-	again, help := true, false
+// givesWay reports whether a flush that has begun a while ago has to wait for the next round: others is how many
+// rooms are due behind it. As long as there is nobody to give way to, a room is flushed as a
+// whole, so that the next batch holds whatever its members say meanwhile.
+func (l *loop) givesWay(began *time.Time, others int) bool {
+	now := time.Now()
+	if began.IsZero() {
+		*began = now
+	}
+	if now.Sub(*began) < flushTime {
+		return false
+	}
+	if l.pending == 0 {
+		l.pending = l.poll.ready(l.events)
+	}
+	return l.pending+others+len(l.turns)+len(l.due) > 0
+}
+
+// flush flushes a part of a room, and notes the room if there is more to flush.
+func (l *loop) flush(r *router.Room) (left router.Progress) {
+	left, help := router.Another, false
 	defer func() {
-		if again { // also where a panic ended it: nobody else flushes this room
+		if left != router.Flushed { // also where a panic ended it: nobody else flushes this room
 			l.noted = append(l.noted, r)
 		}
 	}()
 	defer l.recover(nil)
-	again, help = r.Flush(&l.scratch)
+	left, help = r.Flush(&l.scratch)
 	if help {
 		for _, other := range l.srv.loops {
 			if other != l {
@@ -379,6 +442,7 @@ func (l *loop) flush(r *router.Room) {
 			}
 		}
 	}
+	return left
 }
 
 // recover ends a panic, which is a bug of ours that must not take other peers along.

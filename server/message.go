@@ -150,6 +150,7 @@ func (l *loop) message(p *peer, op byte, b []byte, at int) {
 	payload := b[at:]
 	room := p.Room()
 	if op == opText {
+		l.work -= len(payload) / textPerWork
 		if len(payload) == heartbeatBytes {
 			switch string(payload) {
 			case "ping":
@@ -244,7 +245,7 @@ func (l *loop) skipFrame(p *peer, data []byte) (rest []byte) {
 	n := min(in.skip, int64(len(data)))
 	in.skip -= n
 	if in.skip == 0 && in.skipIsClose { // only now: closed with a part of it unread, the socket would send a reset
-		p.said = true
+		p.saidAll = true
 		l.finish(p, nil)
 		return nil
 	}

@@ -58,8 +58,8 @@ type peer struct {
 	heard   bool   // something came since the last heartbeat
 	queued  bool   // something waited at the last heartbeat
 	inTurns bool   // it is in loop.turns
-	ended   bool   // epoll has reported the peer's end: read until it comes
-	said    bool   // the peer has said all: its end, or its answer to our close frame, has been read
+	readOn  bool   // a short read does not mean that all has been read: there is the peer's end, or urgent data
+	saidAll bool   // the peer's end, or its answer to our close frame, has been read
 	large   bool   // the last frame was large: read much at once
 	cause   closeCause
 	code    ws.StatusCode // of the first close frame, ours or the peer's; 0 if there is none
@@ -117,10 +117,14 @@ func (p *peer) enter(to phase, last []byte) {
 	p.phase = to
 }
 
-// leave takes p out of its room. The room is flushed first, so that p's last messages are on their way before its
-// own end is answered, and p misses nothing that came before that.
+// leave takes p out of its room. A part of the room is flushed first, which is all of a usual room, so that p's last
+// messages are on their way before its end is answered, and p gets what was sent before. Only a few are
+// worth that in one round: each flush is a batch of its own.
 func (p *peer) leave() {
-	p.loop.flush(p.Room())
+	if l := p.loop; l.leaving < maxLeaveFlushes {
+		l.leaving++
+		l.flush(p.Room())
+	}
 	p.loop.srv.table.Leave(&p.Member)
 }
 
@@ -130,11 +134,13 @@ func (p *peer) leave() {
 func (p *peer) open(relayID, peerID, answer []byte) {
 	srv := p.loop.srv
 	p.Init(string(peerID), p)
-	p.mu.Lock()
-	srv.table.Join(relayID, &p.Member)
-	p.sendLocked(answer)
-	p.phase = phaseOpen
-	p.mu.Unlock()
+	func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		srv.table.Join(relayID, &p.Member)
+		p.sendLocked(answer)
+		p.phase = phaseOpen
+	}()
 	srv.wheels[phaseHead].Remove(p)
 	srv.wheels[phaseOpen].AddSpread(p)
 	p.heard = true

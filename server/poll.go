@@ -36,7 +36,7 @@ type pollset struct {
 // Events are edge-triggered: a connection that is not read to the end is the loop's to come back
 // to, and one that is left alone is not reported again and again. EPOLLOUT is reported when a
 // socket that was full has room, and beside other events; no system call is needed to ask for it.
-const connectionEvents = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET
+const connectionEvents = unix.EPOLLIN | unix.EPOLLPRI | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET
 
 // maxPolled is the size of nbio's table of connections, which holds the pollset alone: above any
 // descriptor number that the pollset can have when a process starts.
@@ -89,7 +89,7 @@ func (s *pollset) start(ready func()) error {
 		s.closeFiles()
 		return fmt.Errorf("poll epoll instance: %w", err)
 	}
-	s.polled = c.Hash()
+	s.polled = c.Hash() // which is the descriptor
 	s.wake()
 	<-started // an engine that is stopped before its goroutine runs does not stop
 	return nil

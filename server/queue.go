@@ -1,12 +1,16 @@
 package server
 
-import "syscall"
+import (
+	"math"
+	"syscall"
+)
 
 // What waits for a socket that is full is in peer.out, guarded by peer.mu. It is nil while nothing
 // waits.
 
 // sendLocked writes b, or puts what the socket does not take behind what waits already. b is the
-// caller's again when it returns. What would wait beyond MAX_QUEUE_BYTES makes the peer too slow.
+// caller's again when it returns. A peer for which something waits already, and more than
+// MAX_QUEUE_BYTES would, is too slow. (One for which nothing waited reads: a batch may be larger than that.)
 func (p *peer) sendLocked(b []byte) {
 	if p.mute {
 		return
@@ -25,17 +29,21 @@ func (p *peer) sendLocked(b []byte) {
 }
 
 func (p *peer) enqueueLocked(b []byte) {
-	waiting := p.waitingLocked()
-	if waiting+len(b) > p.loop.srv.cfg.MaxQueue {
+	if waiting := p.waitingLocked(); waiting > 0 && waiting+len(b) > p.loop.srv.cfg.MaxQueue {
 		p.muteLocked()
 		p.loop.post(task{peer: p, do: (*loop).closeSlow})
 		return
 	}
-	if out := p.out; out != nil && out.sent > 0 && len(out.b)+len(b) > cap(out.b) {
-		out.b = append(out.b[:0], out.b[out.sent:]...) // what is sent needs no room
-		out.sent = 0
+	if out := p.out; out != nil && len(out.b)+len(b) > cap(out.b) && out.sent > 0 {
+		rest := out.b[out.sent:] // what is sent needs no room
+		if out.sent >= len(rest) {
+			out.b, out.sent = append(out.b[:0], rest...), 0
+		} else {
+			p.out = appendTo(nil, rest, 0)
+			putBuffer(out)
+		}
 	}
-	p.out = appendTo(p.out, b, p.loop.srv.cfg.MaxQueue)
+	p.out = appendTo(p.out, b, math.MaxInt)
 }
 
 // waitingLocked is how many bytes wait.

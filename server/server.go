@@ -46,8 +46,8 @@ type Server struct {
 	acceptLogged time.Time // when a failed accept was logged last
 
 	draining atomic.Bool
-	stop     chan struct{}  // closed to end the wheels' goroutines
-	running  sync.WaitGroup // the wheels' goroutines
+	stop     chan struct{}  // closed to end the goroutines of the wheels and of reclaim
+	running  sync.WaitGroup // these goroutines
 	stats    stats
 }
 
@@ -73,6 +73,7 @@ func Listen(cfg Config, log *zap.Logger) (*Server, error) {
 	for in, visit := range visits {
 		s.running.Go(func() { s.turn(s.wheels[in], visit) })
 	}
+	s.running.Go(s.reclaim)
 	s.loops[0].post(task{do: (*loop).watchListener})
 	return s, nil
 }

@@ -12,20 +12,26 @@ import (
 // and fanout-10). For sockets recv and send are also shorter ways through the kernel than read
 // and write. This is the only file that uses package unsafe.
 
+// maxRawBytes bounds what is copied in a call that Go's scheduler does not know of: copying more
+// takes the kernel long enough to delay a garbage collection.
+const maxRawBytes = 64 << 10
+
 // receive reads at most len(b) bytes. 0 bytes without an error mean the end of the stream; EAGAIN
 // means that nothing has come.
 func receive(fd int, b []byte) (n int, err syscall.Errno) {
-	r, _, err := syscall.RawSyscall6(syscall.SYS_RECVFROM, uintptr(fd),
-		uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), syscall.MSG_DONTWAIT, 0, 0)
+	var r uintptr
+	if len(b) > maxRawBytes {
+		r, _, err = syscall.Syscall6(syscall.SYS_RECVFROM, uintptr(fd),
+			uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), syscall.MSG_DONTWAIT, 0, 0)
+	} else {
+		r, _, err = syscall.RawSyscall6(syscall.SYS_RECVFROM, uintptr(fd),
+			uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), syscall.MSG_DONTWAIT, 0, 0)
+	}
 	if err != 0 {
 		return 0, err
 	}
 	return int(r), 0
 }
-
-// maxRawBytes bounds what is sent in a call that Go's scheduler does not know of: copying more
-// takes the kernel long enough to delay a garbage collection.
-const maxRawBytes = 64 << 10
 
 // send returns how many bytes of b the socket took; EAGAIN means that it is full. After that, and
 // after sending only a part of b, epoll reports when there is room.
@@ -58,12 +64,17 @@ func accept(listener int) (fd int, err syscall.Errno) {
 
 // epollReady fills events with what is ready now, without waiting, and returns how many there are.
 func epollReady(epfd int, events []unix.EpollEvent) int {
-	n, _, err := syscall.RawSyscall6(syscall.SYS_EPOLL_PWAIT, uintptr(epfd),
-		uintptr(unsafe.Pointer(unsafe.SliceData(events))), uintptr(len(events)), 0, 0, 0)
-	if err != 0 {
-		return 0
+	for {
+		n, _, err := syscall.RawSyscall6(syscall.SYS_EPOLL_PWAIT, uintptr(epfd),
+			uintptr(unsafe.Pointer(unsafe.SliceData(events))), uintptr(len(events)), 0, 0, 0)
+		switch err {
+		case 0:
+			return int(n)
+		case syscall.EINTR:
+		default: // cannot happen with a valid descriptor and buffer
+			return 0
+		}
 	}
-	return int(n)
 }
 
 var one uint64 = 1 // what a signal adds to an eventfd's counter

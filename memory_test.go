@@ -1,0 +1,206 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	bin "encoding/binary"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// rawPeer opens a WebSocket and returns its socket: what a hostile client has.
+func rawPeer(t *testing.T, addr, relay, peer string) (net.Conn, *bufio.Reader) {
+	t.Helper()
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	fmt.Fprintf(c, "GET /v1?relayId=%s&peerId=%s HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
+		"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n", relay, peer)
+	in := bufio.NewReader(c)
+	res, err := http.ReadResponse(in, nil)
+	if err != nil || res.StatusCode != http.StatusSwitchingProtocols {
+		t.Fatalf("upgrade: %v, %v", res, err)
+	}
+	return c, in
+}
+
+// clientFrame encodes a frame with a masking key of zeros.
+func clientFrame(first byte, payload []byte) []byte {
+	b := []byte{first}
+	switch n := len(payload); {
+	case n < 126:
+		b = append(b, 0x80|byte(n))
+	case n <= 0xffff:
+		b = bin.BigEndian.AppendUint16(append(b, 0x80|126), uint16(n))
+	default:
+		b = bin.BigEndian.AppendUint64(append(b, 0x80|127), uint64(n))
+	}
+	return append(append(b, 0, 0, 0, 0), payload...)
+}
+
+// resident is the process's resident memory in bytes.
+func (r *relay) resident(t *testing.T) int {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", r.cmd.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, _ := strings.Cut(string(b), "VmRSS:")
+	kib, err := strconv.Atoi(strings.Fields(after)[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return kib << 10
+}
+
+// TestMemoryIsGivenBack: what waits costs its own bytes, whatever the connection has sent before, and
+// 30 s after a flood the process is as small as it was.
+func TestMemoryIsGivenBack(t *testing.T) {
+	const peers, most, within = 600, 20 << 20, 30 * time.Second
+	r := startRelay(t)
+	var all []net.Conn
+	for i := range peers {
+		c, _ := rawPeer(t, r.addr, fmt.Sprint("relay", i), "peer")
+		all = append(all, c)
+	}
+	before := r.resident(t)
+	givenBack := func(what string) {
+		t.Helper()
+		began, highest := time.Now(), 0
+		for {
+			now := r.resident(t)
+			if highest = max(highest, now); now <= before+most {
+				t.Logf("%s: %d MiB, at least %d MiB in between, %d MiB after %v",
+					what, before>>20, highest>>20, now>>20, time.Since(began).Round(time.Second))
+				return
+			}
+			if time.Since(began) > within {
+				t.Fatalf("%s: %d MiB before, %d MiB after %v", what, before>>20, now>>20, within)
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+	}
+
+	// A finished message of 1 MiB in fragments, then a byte of the next and a byte of a header.
+	var finished []byte
+	for i := range 16 {
+		first := byte(0)
+		switch i {
+		case 0:
+			first = 0x02
+		case 15:
+			first = 0x80
+		}
+		finished = append(finished, clientFrame(first, make([]byte, 64<<10))...)
+	}
+	finished = append(append(finished, clientFrame(0x02, []byte("x"))...), 0x80)
+	for _, c := range all {
+		if _, err := c.Write(finished); err != nil {
+			t.Fatal(err)
+		}
+	}
+	givenBack("finished and begun again, still connected")
+
+	// Messages of 1 MiB that lack their last byte, on connections that then end.
+	begun := clientFrame(0x82, make([]byte, 1<<20))
+	begun = begun[:len(begun)-1]
+	var flood []net.Conn
+	for i := range 200 {
+		c, _ := rawPeer(t, r.addr, fmt.Sprint("flood", i), "peer")
+		if _, err := c.Write(begun); err != nil {
+			t.Fatal(err)
+		}
+		flood = append(flood, c)
+	}
+	for end := time.Now().Add(patience); r.resident(t) < before+180<<20; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%d MiB are held for 200 unfinished messages of 1 MiB", (r.resident(t)-before)>>20)
+		}
+	}
+	for _, c := range flood {
+		c.Close()
+	}
+	givenBack("200 unfinished messages, closed")
+}
+
+// TestOthersAreServedBesideFloods: clients that send as many requests, messages or fragments as they can do not
+// keep a pair on the same loop waiting. The bound is generous, for a machine that is busy with something
+// else; the figures are in the log.
+func TestOthersAreServedBesideFloods(t *testing.T) {
+	const floods, messages, bound = 8, 200, 100 * time.Millisecond
+	repeated := func(b []byte) []byte { return bytes.Repeat(b, 64<<10/len(b)) }
+	for name, flood := range map[string][]byte{
+		"pipelined requests": repeated([]byte("GET / HTTP/1.1\r\nHost: a\r\n\r\n")),
+		"one-byte messages":  repeated(clientFrame(0x82, []byte("x"))),
+		"one-byte fragments": slices.Concat(clientFrame(0x02, []byte("x")), repeated(clientFrame(0x00, []byte("x"))), clientFrame(0x80, nil)),
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := startRelay(t, "EVENT_LOOPS=1")
+			for i := range floods {
+				var c net.Conn
+				if name == "pipelined requests" {
+					var err error
+					if c, err = net.Dial("tcp", r.addr); err != nil {
+						t.Fatal(err)
+					}
+				} else {
+					c, _ = rawPeer(t, r.addr, fmt.Sprint("flood", i), "peer")
+				}
+				defer c.Close()
+				go func() { // answers
+					for b := make([]byte, 64<<10); ; {
+						if _, err := c.Read(b); err != nil {
+							return
+						}
+					}
+				}()
+				go func() {
+					for {
+						if _, err := c.Write(flood); err != nil {
+							return // the end of the test
+						}
+					}
+				}()
+			}
+			a, aIn := rawPeer(t, r.addr, "pair", "a")
+			b, bIn := rawPeer(t, r.addr, "pair", "b")
+			var took []time.Duration
+			hello, got := clientFrame(0x82, []byte("hello")), make([]byte, 7)
+			for range messages {
+				began := time.Now()
+				for _, leg := range []struct {
+					from net.Conn
+					to   *bufio.Reader
+				}{{a, bIn}, {b, aIn}} {
+					if _, err := leg.from.Write(hello); err != nil {
+						t.Fatal(err)
+					}
+					for n := 0; n < len(got); {
+						k, err := leg.to.Read(got[n:])
+						if err != nil {
+							t.Fatal(err)
+						}
+						n += k
+					}
+				}
+				took = append(took, time.Since(began)/2)
+			}
+			slices.Sort(took)
+			median, p99 := took[len(took)/2], took[len(took)*99/100]
+			t.Logf("median %v, 99th percentile %v, on %d cores with the load", median, p99, runtime.NumCPU())
+			if median > bound {
+				t.Errorf("a message of the pair takes %v (median), want less than %v", median, bound)
+			}
+		})
+	}
+}
