@@ -29,6 +29,7 @@ type closedRun struct {
 
 // closedRound is one round of a closed loop on all servers: what a delivery costs when the server has as much to do as its
 // senders allow. The result is in the order of servers; first says who begins.
+// After the turns that are timed, each server has one in which its system calls are counted.
 func (b *bench) closedRound(ctx context.Context, sc *scenario, servers []*server, first int) []*report.Round {
 	runs := make([]*closedRun, len(servers))
 	for i, srv := range servers {
@@ -41,10 +42,10 @@ func (b *bench) closedRound(ctx context.Context, sc *scenario, servers []*server
 		}
 		x.check(x.s.connect(ctx, sc.shape))
 	}
-	for n := range b.opt.turns() {
+	for n := range b.opt.turns() + 1 {
 		for i := range runs {
 			if x := runs[(i+first+n)%len(runs)]; x.s != nil && !x.done && ctx.Err() == nil {
-				x.check(x.turn(ctx, sc, n == 0))
+				x.check(x.turn(ctx, sc, n))
 			}
 		}
 	}
@@ -68,13 +69,16 @@ func (x *closedRun) check(err error) {
 }
 
 // turn lets one server work for a while, and waits until nothing is under way.
-func (x *closedRun) turn(ctx context.Context, sc *scenario, isFirst bool) error {
+func (x *closedRun) turn(ctx context.Context, sc *scenario, n int) error {
 	o := x.s.b.opt
+	if n == o.turns() {
+		return x.s.countTraffic(ctx, sc, x.round, 2*turnLength)
+	}
 	warm := min(turnWarmup, o.warmup)
-	if isFirst {
+	if n == 0 {
 		warm = o.warmup
 	}
-	x.s.fleet.Begin(0)
+	x.s.fleet.Begin(sc.rate)
 	if err := pause(ctx, warm); err != nil {
 		return err
 	}

@@ -9,7 +9,7 @@ import (
 	"relaygate/bench/report"
 )
 
-// connects counts handshakes per CPU second.
+// connects counts handshakes per CPU second, then the system calls of as many again, in rooms of their own.
 func (s *session) connects(ctx context.Context, sc *scenario, r *report.Round) error {
 	limit, n := s.b.opt.timeout, float64(sc.shape.Conns())
 	before := load.CPUClock(s.pid)
@@ -24,7 +24,17 @@ func (s *session) connects(ctx context.Context, sc *scenario, r *report.Round) e
 	if err := s.fleet.Greet(ctx, limit); err != nil {
 		return err
 	}
-	return s.broadcast(ctx, r)
+	if err := s.broadcast(ctx, r); err != nil {
+		return err
+	}
+	calls, _, err := s.counted(func() error {
+		_, err := s.fleet.Connect(ctx, limit, s.target, sc.shape, parallel)
+		return err
+	})
+	if calls > 0 {
+		r.Metrics[report.CallsPerPeer] = calls / n
+	}
+	return err
 }
 
 // broadcast lets one member of every room send one message; whom it does not reach, a message was lost for.

@@ -36,5 +36,5 @@ func (s *session) steady(ctx context.Context, sc *scenario, r *report.Round) err
 	r.Metrics[report.RateKept] = min(1, r.Metrics[report.Deliveries]/(sc.rate*float64(sc.shape.Peers-1)))
 	// In an open loop nobody needs to be at a limit. But lateness of the load's own counts as the relay's.
 	r.LoadBound = r.Metrics[report.Lag] > lateShare*r.Metrics[report.P99]
-	return nil
+	return s.countTraffic(ctx, sc, r, s.b.opt.duration/2)
 }

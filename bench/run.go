@@ -24,6 +24,7 @@ type bench struct {
 	now       *report.Scenario // under way
 	report    report.Report
 	began     time.Time
+	countless bool // system calls cannot be counted
 }
 
 func newBench(o *options) (*bench, error) {
@@ -94,7 +95,7 @@ func (b *bench) describeRun() {
 		r.Notes = append(r.Notes, "Servers and load share a CPU: CPU per delivery holds, throughput and latency include the load's own work.")
 	}
 	if o.target != "" && o.pid == 0 {
-		r.Notes = append(r.Notes, "The target's process is not known (-pid), so there are no figures of CPU time and memory.")
+		r.Notes = append(r.Notes, "The target's process is not known (-pid), so there are no figures of CPU time, memory and system calls.")
 	}
 	if o.quick {
 		r.Notes = append(r.Notes, "A quick run measures for a shorter time, fewer servers, and leaves out these scenarios: "+titles(func(sc *scenario) bool { return !sc.quick })+".")

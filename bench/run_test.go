@@ -155,6 +155,7 @@ func TestRunEveryKind(t *testing.T) {
 	if len(r.Scenarios) != 4 || r.Interrupted || r.Against != "b" {
 		t.Fatalf("%d scenarios, interrupted: %v, against %s; want 4, false, b", len(r.Scenarios), r.Interrupted, r.Against)
 	}
+	counts := !strings.Contains(strings.Join(r.Notes, ""), "System calls could not be counted")
 	for _, s := range r.Scenarios {
 		for _, res := range s.Results {
 			if len(res.Rounds) != 1 || res.Rounds[0].Failed() {
@@ -168,6 +169,13 @@ func TestRunEveryKind(t *testing.T) {
 			// Memory of so few peers may be none at all; of CPU a quick server may leave no sample.
 			if v := got[s.Primary[0]]; s.Name != "idle" && v <= 0 {
 				t.Errorf("%s of %s: no %s in %v", s.Name, res.Server, s.Primary[0], got)
+			}
+			if calls := got[report.CallsPerPeer]; counts && s.Name == "connect" && calls < 4 {
+				t.Errorf("%v calls per peer of %s, want accept, read, write and more", calls, res.Server)
+			}
+			calls, writes := got[report.CallsPerDelivery], got[report.WritesPerDelivery]
+			if counts && (s.Name == "pair" || s.Name == "calm") && (writes <= 0 || writes > 2 || calls <= writes) {
+				t.Errorf("%s of %s: %v writes and %v calls per delivery", s.Name, res.Server, writes, calls)
 			}
 			if q := res.Summary[s.Primary[0]].Ratio; q != nil && (res.Server == "b" || q.Firm) {
 				t.Errorf("%s of %s: ratio %+v of one round, to b", s.Name, res.Server, q)

@@ -165,6 +165,39 @@ func (s *session) measured(r *report.Round, t *totals) {
 	r.LoadBound = r.LoadBound && busy < loadFull
 }
 
+// counted has the system calls of something counted, in a pass of its own; where they cannot be, it is left out, there are
+// none, and the report says why.
+func (s *session) counted(pass func() error) (calls, writes float64, err error) {
+	if s.pid == 0 || s.b.countless {
+		return 0, 0, nil
+	}
+	c, err := count(s.pid)
+	if err != nil {
+		s.b.countless = true
+		s.b.report.Notes = append(s.b.report.Notes, fmt.Sprintf("System calls could not be counted: %v.", err))
+		return 0, 0, nil
+	}
+	err = pass()
+	calls, writes = c.stop()
+	return calls, writes, err
+}
+
+// countTraffic counts the system calls of a while of traffic, from its first message to its last.
+func (s *session) countTraffic(ctx context.Context, sc *scenario, r *report.Round, d time.Duration) error {
+	before := s.fleet.Mark(0, load.Within).Delivered
+	calls, writes, err := s.counted(func() error {
+		s.fleet.Begin(sc.rate)
+		if err := pause(ctx, d); err != nil {
+			return err
+		}
+		return s.halt(ctx, r)
+	})
+	if n := float64(s.fleet.Mark(0, load.Within).Delivered - before); n > 0 {
+		r.Metrics[report.CallsPerDelivery], r.Metrics[report.WritesPerDelivery] = calls/n, writes/n
+	}
+	return err
+}
+
 // halt stops the traffic, waits for what is under way and takes the verdict of the checks. A server that has ended by
 // then is an error, whatever else it broke by that.
 func (s *session) halt(ctx context.Context, r *report.Round) (err error) {

@@ -7,25 +7,28 @@ import (
 
 // The names of metrics in report.json.
 const (
-	CPUPerDelivery   = "cpu_us_per_delivery"
-	Deliveries       = "deliveries_per_s"
-	P50              = "p50_ms"
-	P99              = "p99_ms"
-	Lag              = "load_lag_p99_ms"
-	PerRead          = "messages_per_read"
-	RateKept         = "rate_kept"
-	HandshakesPerCPU = "handshakes_per_cpu_s"
-	Handshakes       = "handshakes_per_s"
-	ResidentPerPeer  = "resident_bytes_per_peer"
-	ResidentSlope    = "resident_bytes_slope"
-	KernelPerPeer    = "kernel_bytes_per_peer"
-	Empty            = "empty_mib"
-	HeartbeatCPU     = "heartbeat_us_per_peer"
-	HeartbeatShare   = "heartbeat_core_100k_30s"
-	Pinged           = "pings_per_peer"
-	ServerCPU        = "server_cpu"
-	LoadCPU          = "load_cpu"
-	OtherCPU         = "other_cpu"
+	CPUPerDelivery    = "cpu_us_per_delivery"
+	Deliveries        = "deliveries_per_s"
+	WritesPerDelivery = "writes_per_delivery"
+	CallsPerDelivery  = "syscalls_per_delivery"
+	P50               = "p50_ms"
+	P99               = "p99_ms"
+	Lag               = "load_lag_p99_ms"
+	PerRead           = "messages_per_read"
+	RateKept          = "rate_kept"
+	HandshakesPerCPU  = "handshakes_per_cpu_s"
+	Handshakes        = "handshakes_per_s"
+	CallsPerPeer      = "syscalls_per_peer"
+	ResidentPerPeer   = "resident_bytes_per_peer"
+	ResidentSlope     = "resident_bytes_slope"
+	KernelPerPeer     = "kernel_bytes_per_peer"
+	Empty             = "empty_mib"
+	HeartbeatCPU      = "heartbeat_us_per_peer"
+	HeartbeatShare    = "heartbeat_core_100k_30s"
+	Pinged            = "pings_per_peer"
+	ServerCPU         = "server_cpu"
+	LoadCPU           = "load_cpu"
+	OtherCPU          = "other_cpu"
 )
 
 // Metric says how to read a number.
@@ -47,9 +50,12 @@ var Metrics = []Metric{
 	{P50, "median latency", "ms", -1, 3, 0},
 	{P99, "99th percentile of latency", "ms", -1, 3, 0},
 	{Lag, "load's own lateness, 99th percentile", "ms", 0, 3, 0},
+	{WritesPerDelivery, "writes per delivery", "", -1, 3, 0},
+	{CallsPerDelivery, "system calls per delivery", "", -1, 3, 0},
 	{PerRead, "messages per read of a recipient", "", 0, 1, 0},
 	{RateKept, "rate kept", "%", 1, 1, 100},
 	{Handshakes, "handshakes per second", "", 1, 0, 0},
+	{CallsPerPeer, "system calls per accepted, upgraded peer", "", -1, 1, 0},
 	{ResidentSlope, "resident per further peer (from half to all of them)", "bytes", -1, 0, 0},
 	{KernelPerPeer, "kernel per peer, both ends", "bytes", 0, 0, 0},
 	{Empty, "resident before any peer", "MiB", -1, 1, 0},
