@@ -146,7 +146,7 @@ func kernelMemory() (bytes float64) {
 
 // describeMachine tells where a run takes place.
 func (b *bench) describeMachine() report.Machine {
-	m := report.Machine{CPUs: b.cpus, Go: runtime.Version(), OpenFiles: b.limits.openFiles}
+	m := report.Machine{CPUs: len(b.cpus), Go: runtime.Version(), OpenFiles: b.limits.openFiles}
 	if info, err := proc.CPUInfo(); err == nil && len(info) > 0 {
 		m.CPU, m.Virtual = info[0].ModelName, slices.Contains(info[0].Flags, "hypervisor")
 	}

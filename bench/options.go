@@ -52,8 +52,6 @@ const usage = `bench measures WebSocket relays of the v1 contract and writes a r
   bench -run 'fanout|chat'       some scenarios; -list names them
   bench -server mine='./mine --port {port}'
                                  relaygate beside any relay that speaks v1; -against mine takes the ratios to that one
-  bench -server-cpus 0,1 -server one='env EVENT_LOOPS=1 bin/relaygate'
-                                 two event loops beside one; the load needs CPUs of its own
   bench -target ws://host:8080   a running relay; with -pid its CPU and memory too, if it is on this machine
   bench -run idle -conns 100000  as many silent peers
   bench -doctor                  only say which limits stand in the way, and how to raise them

@@ -18,7 +18,7 @@ type bench struct {
 	servers   []*server
 	usable    []*server // those that could be built
 	scenarios []*scenario
-	cpus      int // that this process may use
+	cpus      []int // that this process may use
 	limits    limits
 	logs      string           // directory of the servers' output
 	now       *report.Scenario // under way
@@ -28,7 +28,7 @@ type bench struct {
 }
 
 func newBench(o *options) (*bench, error) {
-	b := &bench{opt: o, limits: readLimits(o), cpus: len(cpusOf(0))}
+	b := &bench{opt: o, limits: readLimits(o), cpus: cpusOf(0)}
 	var err error
 	if b.servers, err = chooseServers(o); err != nil {
 		return nil, err
@@ -39,6 +39,9 @@ func newBench(o *options) (*bench, error) {
 	}
 	if !slices.ContainsFunc(b.servers, func(s *server) bool { return s.name == b.report.Against }) {
 		return nil, fmt.Errorf("-against %s: it is not among the servers", o.against)
+	}
+	for _, s := range b.servers {
+		s.cpus, s.loadCPUs = o.serverCPUs, o.loadCPUs
 	}
 	b.scenarios, err = pick(o.run, o.quick)
 	return b, err
@@ -108,7 +111,7 @@ func (b *bench) describeRun() {
 	}
 	if further != nil {
 		r.Notes = append(r.Notes, fmt.Sprintf("To save time %s are left out of these scenarios, and have one round in idle, unless -servers names them: %s.",
-			strings.Join(further, " and "), titles(func(sc *scenario) bool { return !sc.all })))
+			strings.Join(further, " and "), titles(func(sc *scenario) bool { return !sc.all && !sc.loops })))
 	}
 }
 
@@ -150,6 +153,11 @@ func (b *bench) measure(ctx context.Context, sc *scenario) {
 	if ctx.Err() != nil {
 		return
 	}
+	servers := b.serversOf(sc)
+	if sc.loops && servers == nil {
+		b.report.Notes = append(b.report.Notes, fmt.Sprintf("Not measured: %s. That takes relaygate, and two CPUs.", sc.title))
+		return
+	}
 	primary := sc.primary
 	if b.opt.target != "" && b.opt.pid == 0 {
 		primary = []string{report.Deliveries, report.P99, report.Handshakes} // as far as they are measured
@@ -159,12 +167,11 @@ func (b *bench) measure(ctx context.Context, sc *scenario) {
 		Command: b.opt.commandLine("-run", "^"+sc.name+"$"),
 	}
 	b.report.Scenarios = append(b.report.Scenarios, b.now)
-	var servers []*server
-	for _, s := range b.usable {
-		if sc.all || !s.further || s.name == b.report.Against {
-			servers = append(servers, s)
-			b.now.Results = append(b.now.Results, &report.Result{Server: s.name})
-		}
+	if sc.loops {
+		b.now.Base = servers[0].name
+	}
+	for _, s := range servers {
+		b.now.Results = append(b.now.Results, &report.Result{Server: s.name})
 	}
 	n := sc.shape.Conns()
 	if n == 0 {
@@ -184,6 +191,27 @@ func (b *bench) measure(ctx context.Context, sc *scenario) {
 			b.round(ctx, sc, servers, round)
 		}
 	}
+}
+
+// serversOf are those that a scenario is measured on.
+func (b *bench) serversOf(sc *scenario) (out []*server) {
+	for _, s := range b.usable {
+		switch {
+		case !sc.loops && (sc.all || !s.further || s.name == b.report.Against):
+			out = append(out, s)
+		case sc.loops && s.name == subject && len(b.cpus) > 1:
+			for loops, name := range []string{"1 loop", "2 loops"} {
+				x := *s
+				x.name, x.cpus, x.loadCPUs = name, b.cpus[:loops+1], b.cpus[2:]
+				if len(x.loadCPUs) == 0 {
+					x.loadCPUs = []int{b.cpus[1], b.cpus[0]} // a single thread leaves the first to the server
+				}
+				x.env = []string{fmt.Sprintf("EVENT_LOOPS=%d", loops+1)}
+				out = append(out, &x)
+			}
+		}
+	}
+	return out
 }
 
 // round is one round of a scenario, in an order that rotates so that no server is always first, on all that have not

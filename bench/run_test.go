@@ -312,13 +312,19 @@ func waitFor(t *testing.T, what string, holds func() bool) {
 // pattern, large ones; and heartbeats.
 func TestBuiltInServers(t *testing.T) {
 	r, _ := measure(t, 0, "-servers=relaygate,gws,gorilla,nbhttp", "-repo=..", "-bin", t.TempDir(),
-		"-run", "^(chat|direct|big-16k|connect|idle)$", "-rounds=1", "-duration=200ms", "-conns=300", "-heartbeat=300ms")
+		"-run", "^(chat|direct|big-16k|connect|idle|loops-giant)$", "-rounds=1", "-duration=200ms", "-conns=300", "-heartbeat=300ms")
 	for _, s := range r.Scenarios {
 		for _, res := range s.Results {
 			m := res.Rounds[0].Metrics
 			if pings, ok := m[report.Pinged]; s.Name == "idle" && (!ok || pings < 0.5 || pings > 1.5) {
 				t.Errorf("%s sent %v pings per peer and interval, want 1", res.Server, pings)
 			}
+		}
+	}
+	if len(cpusOf(0)) > 1 {
+		s := r.Scenarios[len(r.Scenarios)-1]
+		if s.Base != "1 loop" || s.Result("2 loops").Summary[report.CPUPerDelivery].Ratio == nil {
+			t.Errorf("%s: ratios to %q, %+v", s.Name, s.Base, s.Result("2 loops"))
 		}
 	}
 	for _, s := range r.Servers {

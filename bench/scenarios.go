@@ -20,6 +20,7 @@ type scenario struct {
 	shape   load.Shape
 	rate    float64 // messages per second (open loops)
 	primary []string
+	loops   bool // compares relaygate with one event loop and with two, not servers
 	all     bool // measured on every server, those too that are left out elsewhere to save time
 	once    bool // but those other servers take part in the first round only, for a figure without a verdict
 	quick   bool // part of -quick
@@ -30,8 +31,11 @@ const small = 128
 
 var (
 	cost = []string{report.CPUPerDelivery}
+	both = []string{report.CPUPerDelivery, report.Deliveries}
 	tens = load.Shape{Rooms: 100, Peers: 10, Senders: 1, Window: 1, Size: small}
 )
+
+const oneLoop = "relaygate with one event loop on one CPU, and with two on two CPUs; without a third and fourth CPU the load shares them, so that deliveries per second say less than CPU per delivery; ratios are to one loop"
 
 var scenarios = []*scenario{
 	{
@@ -86,6 +90,15 @@ var scenarios = []*scenario{
 		name: "idle-pairs", title: "silent peers, rooms of 2", primary: []string{report.ResidentPerPeer}, measure: (*session).idle,
 		about: "the same in rooms of 2",
 		shape: load.Shape{Peers: 2, Senders: 1, Window: 1, Size: small},
+	},
+	{
+		name: "loops-rooms", title: "two event loops, rooms of 10", primary: both, loops: true, shape: tens,
+		about: "100 rooms of 10; " + oneLoop,
+	},
+	{
+		name: "loops-giant", title: "two event loops, one room of 2,000", primary: both, loops: true,
+		about: "1 room of 2,000; two senders, two messages in flight each; " + oneLoop,
+		shape: load.Shape{Rooms: 1, Peers: 2000, Senders: 2, Window: 2, Size: small},
 	},
 }
 

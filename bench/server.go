@@ -33,6 +33,9 @@ type server struct {
 	url     string   // a running relay (-target) instead of all this
 	pid     int
 
+	cpus, loadCPUs []int    // its own, and the load's beside it
+	env            []string // further variables
+
 	// perConn is roughly what a silent connection takes of its memory, in bytes; to tell what fits, nothing else.
 	perConn int
 
@@ -157,13 +160,13 @@ func (s *server) version() (string, error) {
 	return v, nil
 }
 
-// spawn starts a process on the servers' CPUs, which it inherits from this thread: a program is pinned before it begins,
+// spawn starts a process on CPUs which it inherits from this thread: a program is pinned before it begins,
 // which also decides how many threads a Go program runs. It must be called on the main thread: "signal me when my parent
 // dies" means to the kernel the thread that forked, and Go's other threads come and go.
-func (b *bench) spawn(c *exec.Cmd) error {
+func (b *bench) spawn(c *exec.Cmd, cpus []int) error {
 	// Ctrl-C goes to the whole foreground group; children are ended by us, in order.
 	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
-	if err := pin(0, b.opt.serverCPUs); err != nil {
+	if err := pin(0, cpus); err != nil {
 		return err
 	}
 	return errors.Join(c.Start(), pin(0, b.opt.loadCPUs))
@@ -197,9 +200,9 @@ func (b *bench) startServer(ctx context.Context, s *server, env ...string) (*pro
 	cmd := exec.Command(command[0], command[1:]...)
 	cmd.Stdout, cmd.Stderr = log, log
 	// A fixed environment, so that a figure does not depend on whose shell it was.
-	cmd.Env = append(env, "PATH="+os.Getenv("PATH"), "HOME="+os.Getenv("HOME"), "HOST=127.0.0.1", "PORT="+strconv.Itoa(port))
+	cmd.Env = append(append(env, s.env...), "PATH="+os.Getenv("PATH"), "HOME="+os.Getenv("HOME"), "HOST=127.0.0.1", "PORT="+strconv.Itoa(port))
 	p := &process{name: s.name, port: port, log: log.Name(), dead: make(chan struct{}), cmd: cmd}
-	if err := b.spawn(cmd); err != nil {
+	if err := b.spawn(cmd, s.cpus); err != nil {
 		return nil, fmt.Errorf("start %s: %w", s.name, err)
 	}
 	go func() {

@@ -26,7 +26,7 @@ type session struct {
 
 // begin starts a server and the load's threads.
 func (b *bench) begin(ctx context.Context, srv *server, sc *scenario) (s *session, err error) {
-	s = &session{b: b, pid: srv.pid, load: b.opt.loadCPUs}
+	s = &session{b: b, pid: srv.pid, load: srv.loadCPUs}
 	if rooms := sc.shape.Rooms; rooms > 0 && rooms < len(s.load) {
 		s.load = s.load[:rooms] // a room is one thread's
 	}
@@ -41,7 +41,7 @@ func (b *bench) begin(ctx context.Context, srv *server, sc *scenario) (s *sessio
 		if s.proc, err = b.startServer(ctx, srv, env...); err != nil {
 			return nil, err
 		}
-		s.pid, s.cpus = s.proc.cmd.Process.Pid, len(b.opt.serverCPUs)
+		s.pid, s.cpus = s.proc.cmd.Process.Pid, len(srv.cpus)
 		at := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(s.proc.port))
 		s.target = &load.Target{Host: at.String(), Path: "/v1", Addr: at, Sources: b.sources(), PerSource: b.limits.perPair()}
 	}

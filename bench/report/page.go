@@ -69,6 +69,9 @@ func (r *Report) overview() (t table) {
 		t.Head = append(t.Head, s.Name)
 	}
 	for _, s := range r.Scenarios {
+		if s.Base != "" {
+			continue // its columns are others
+		}
 		for _, name := range s.Primary {
 			m := metric(name)
 			if !s.has(m) {

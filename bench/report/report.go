@@ -69,8 +69,9 @@ type Scenario struct {
 	Title   string     `json:"title"` // as tables and charts have it
 	About   string     `json:"about"`
 	Shape   load.Shape `json:"shape"`
-	Primary []string   `json:"primary"` // the metrics that its verdict is about
-	Command string     `json:"command"` // measures it again
+	Primary []string   `json:"primary"`        // the metrics that its verdict is about
+	Base    string     `json:"base,omitempty"` // the server that its ratios are taken to, if it is not the report's
+	Command string     `json:"command"`        // measures it again
 	Results []*Result  `json:"results"`
 	Verdict string     `json:"verdict"`
 	Notes   []string   `json:"notes,omitempty"`

@@ -1,6 +1,7 @@
 package report
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -83,7 +84,7 @@ func (r *Result) ratios(base *Result, name string) (out []float64) {
 // Conclude summarises all scenarios and writes their verdicts.
 func (r *Report) Conclude() {
 	for _, s := range r.Scenarios {
-		base := s.Result(r.Against)
+		base := s.Result(cmp.Or(s.Base, r.Against))
 		for _, res := range s.Results {
 			res.Summary = map[string]Summary{}
 			for _, m := range Metrics {
