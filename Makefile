@@ -53,10 +53,10 @@ fuzz: ## a short run of every fuzz target (FUZZTIME each)
 
 check: lint race fuzz ## lint, race, fuzz: all that make test leaves out
 
-bench: bin/bench ## measure relaygate beside other relays; CONNS=100000 for more silent peers
+bench: bin/bench ## measure relaygate beside other relays, in 5 to 8 minutes; CONNS=100000 for more silent peers
 	bin/bench -conns $(CONNS)
 
-bench-quick: bin/bench ## some of it in a minute or two, against gws alone
+bench-quick: bin/bench ## some of it in about a minute, against gws alone
 	bin/bench -quick
 
 bench-against: bin/bench ## the same beside any v1 relay: SERVER='mine=./mine --port {port}'

@@ -28,8 +28,8 @@ type closedRun struct {
 }
 
 // closedRound is one round of a closed loop on all servers: what a delivery costs when the server has as much to do as its
-// senders allow. The result is in the order of servers; first says who begins. After the turns that are timed, each
-// server has one in which its system calls are counted.
+// senders allow. The result is in the order of servers; first says who begins.
+// After the turns that are timed, each server has one in which its system calls are counted.
 func (b *bench) closedRound(ctx context.Context, sc *scenario, servers []*server, first int) []*report.Round {
 	runs := make([]*closedRun, len(servers))
 	for i, srv := range servers {
@@ -42,26 +42,17 @@ func (b *bench) closedRound(ctx context.Context, sc *scenario, servers []*server
 		}
 		x.check(x.s.connect(ctx, sc.shape))
 	}
-	each := func(n int, do func(x *closedRun) error) {
+	for n := range b.opt.turns() + 1 {
 		for i := range runs {
 			if x := runs[(i+first+n)%len(runs)]; x.s != nil && !x.done && ctx.Err() == nil {
-				x.check(do(x))
+				x.check(x.turn(ctx, sc, n))
 			}
 		}
 	}
-	for n := range b.opt.turns() {
-		each(n, func(x *closedRun) error { return x.turn(ctx, sc, n == 0) })
-	}
-	each(0, func(x *closedRun) error {
-		x.s.measured(x.round, &x.total)
-		if sc.churn > 0 {
-			x.round.Metrics[report.Joins] = x.total.joins / x.total.seconds
-		}
-		return x.s.countTraffic(ctx, sc, x.round, 2*turnLength)
-	})
 	out := make([]*report.Round, len(runs))
 	for i, x := range runs {
 		if out[i] = x.round; x.s != nil {
+			x.s.measured(x.round, &x.total)
 			x.s.end()
 		}
 	}
@@ -78,17 +69,20 @@ func (x *closedRun) check(err error) {
 }
 
 // turn lets one server work for a while, and waits until nothing is under way.
-func (x *closedRun) turn(ctx context.Context, sc *scenario, isFirst bool) error {
+func (x *closedRun) turn(ctx context.Context, sc *scenario, n int) error {
 	o := x.s.b.opt
+	if n == o.turns() {
+		return x.s.countTraffic(ctx, sc, x.round, 2*turnLength)
+	}
 	warm := min(turnWarmup, o.warmup)
-	if isFirst {
+	if n == 0 {
 		warm = o.warmup
 	}
-	x.s.fleet.Begin(0, sc.churn)
+	x.s.fleet.Begin(sc.rate)
 	if err := pause(ctx, warm); err != nil {
 		return err
 	}
-	if err := x.s.span(ctx, sc.length(o)/time.Duration(o.turns()), &x.total); err != nil {
+	if err := x.s.span(ctx, o.duration/time.Duration(o.turns()), &x.total); err != nil {
 		return err
 	}
 	err := x.s.halt(ctx, x.round)

@@ -11,12 +11,12 @@ import (
 // TestCompareAsGate: the exit status says whether something got worse.
 func TestCompareAsGate(t *testing.T) {
 	write := func(cpu ...float64) string {
-		r := &report.Report{Schema: report.Schema, Servers: []report.Server{{Name: "relaygate"}}}
+		r := &report.Report{Schema: report.Schema, Against: "relaygate", Servers: []report.Server{{Name: "relaygate"}}}
 		res := &report.Result{Server: "relaygate"}
 		for _, x := range cpu {
 			res.Rounds = append(res.Rounds, &report.Round{Metrics: map[string]float64{report.CPUPerDelivery: x}})
 		}
-		r.Scenarios = []*report.Scenario{{Name: "pair", Primary: []string{report.CPUPerDelivery}, Base: "relaygate", Results: []*report.Result{res}}}
+		r.Scenarios = []*report.Scenario{{Name: "pair", Primary: []string{report.CPUPerDelivery}, Results: []*report.Result{res}}}
 		r.Conclude()
 		dir := t.TempDir()
 		if err := r.Write(dir); err != nil {
@@ -44,7 +44,7 @@ func TestCompareAsGate(t *testing.T) {
 // TestDoctor: every limit is named with the command that raises it, and the exit status says whether all is well.
 func TestDoctor(t *testing.T) {
 	v := start(t, "-doctor", "-conns", "30").wait()
-	if v.status != 0 || !strings.Contains(v.out.String(), "They fit.") {
+	if v.status != 0 || !strings.Contains(v.out.String(), "30 connections fit.") {
 		t.Errorf("exit status %d:\n%s", v.status, &v.out)
 	}
 	v = start(t, "-doctor", "-conns", "5000000", "-addresses", "127.0.0.1").wait()
@@ -53,13 +53,9 @@ func TestDoctor(t *testing.T) {
 			t.Errorf("exit status %d, no %q in:\n%s", v.status, want, &v.out)
 		}
 	}
-	tight := limits{openFiles: 1024, nrOpen: 1 << 20, fileMax: 2_000_000, ports: [2]int{32768, 60999}, conntrack: 3000, memory: 64 << 30}
+	tight := limits{openFiles: 1024, ports: 28232, memory: 64 << 30}
 	if _, fits := tight.check(100_000, 0, 0); fits != 1024-spareFiles {
 		t.Errorf("%d connections fit into 1,024 open files", fits)
-	}
-	tight.openFiles = 1 << 20
-	if _, fits := tight.check(100_000, 0, 0); fits != 2000 {
-		t.Errorf("%d connections fit into 3,000 tracked ones, of which 1,000 are left to others", fits)
 	}
 }
 
@@ -88,5 +84,5 @@ func TestWrongUse(t *testing.T) {
 	f("-target", "-target", "wss://host/v1")
 	f("-server-cpus", "-server-cpus", "x")
 	f("CPU 4095", "-load-cpus", "4095")
-	f("-addresses", "-addresses", "127.0.0.9-127.0.0.1")
+	f("-addresses", "-addresses", "127.0.0.1,::1")
 }

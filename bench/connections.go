@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"math"
 	"time"
 
@@ -10,67 +9,46 @@ import (
 	"relaygate/bench/report"
 )
 
-// connects counts handshakes per CPU second, then lets everybody come back at once.
+// connects counts handshakes per CPU second, then the system calls of as many again, in rooms of their own.
 func (s *session) connects(ctx context.Context, sc *scenario, r *report.Round) error {
-	limit := s.b.opt.timeout
-	handshakes := func(do func() (load.Handshakes, error)) (perCPU float64, h load.Handshakes, err error) {
-		before := load.CPUClock(s.pid)
-		if h, err = do(); err != nil {
-			return 0, h, err
-		}
-		if used := load.CPUClock(s.pid) - before; used > 0 {
-			perCPU = float64(h.Opened) / used.Seconds()
-		}
-		return perCPU, h, s.fleet.Greet(ctx, limit)
+	limit, n := s.b.opt.timeout, float64(sc.shape.Conns())
+	before := load.CPUClock(s.pid)
+	took, err := s.fleet.Connect(ctx, limit, s.target, sc.shape, parallel)
+	if err != nil {
+		return err
 	}
-	perCPU, h, err := handshakes(func() (load.Handshakes, error) {
-		return s.fleet.Connect(ctx, limit, s.target, sc.shape, parallel)
+	r.Metrics[report.Handshakes] = n / took.Seconds()
+	if used := load.CPUClock(s.pid) - before; used > 0 {
+		r.Metrics[report.HandshakesPerCPU] = n / used.Seconds()
+	}
+	if err := s.fleet.Greet(ctx, limit); err != nil {
+		return err
+	}
+	if err := s.broadcast(ctx, r); err != nil {
+		return err
+	}
+	calls, _, err := s.counted(func() error {
+		_, err := s.fleet.Connect(ctx, limit, s.target, sc.shape, parallel)
+		return err
 	})
-	if err != nil {
-		return err
+	if calls > 0 {
+		r.Metrics[report.CallsPerPeer] = calls / n
 	}
-	r.Metrics[report.Handshakes] = float64(h.Opened) / h.Took.Seconds()
-	if perCPU > 0 {
-		r.Metrics[report.HandshakesPerCPU] = perCPU
-	}
-	perCPU, h, err = handshakes(func() (load.Handshakes, error) { return s.fleet.Storm(ctx, limit) })
-	if err != nil {
-		return err
-	}
-	r.Metrics[report.StormSeconds] = h.Took.Seconds()
-	if perCPU > 0 {
-		r.Metrics[report.StormPerCPU] = perCPU
-	}
-	if err := s.broadcast(ctx, r, sc.shape.Conns()); err != nil {
-		return err
-	}
-	// The same number again, in rooms of their own, and nothing else happens meanwhile.
-	return s.counted(func() (float64, error) {
-		h, err := s.fleet.Connect(ctx, limit, s.target, sc.shape, parallel)
-		return float64(h.Opened), err
-	}, func(calls, _ float64) { r.Metrics[report.CallsPerPeer] = calls })
+	return err
 }
 
-// broadcast lets one member of every room send one message, and expects everyone to be served.
-func (s *session) broadcast(ctx context.Context, r *report.Round, peers int) error {
-	served, err := s.fleet.Once(ctx, s.b.opt.timeout)
-	if err != nil {
+// broadcast lets one member of every room send one message; whom it does not reach, a message was lost for.
+func (s *session) broadcast(ctx context.Context, r *report.Round) error {
+	if err := s.fleet.Once(ctx, s.b.opt.timeout); err != nil {
 		return err
 	}
-	r.Metrics[report.Served] = float64(served)
-	if err := s.halt(ctx, r); err != nil {
-		return err
-	}
-	if served < peers && r.Violations.Total() == 0 {
-		return fmt.Errorf("broadcast: %d of %d peers served", served, peers)
-	}
-	return nil
+	return s.halt(ctx, r)
 }
 
-// settle is added to a heartbeat interval before memory is read, for what the server does after a burst.
-const settle = 200 * time.Millisecond
+// settle is a pause before memory is read, for what the server does after a burst.
+const settle = 300 * time.Millisecond
 
-// idle reads memory with half and with all of the peers, then the cost of heartbeats, then checks that everybody is still
+// idle reads memory with none, half and all of the peers, then the cost of heartbeats, then checks that everybody is still
 // served.
 func (s *session) idle(ctx context.Context, sc *scenario, r *report.Round) error {
 	b, shape := s.b, sc.shape
@@ -80,28 +58,27 @@ func (s *session) idle(ctx context.Context, sc *scenario, r *report.Round) error
 	}
 	empty, kernel := resident(s.pid), kernelMemory()
 	rooms := max(fits/shape.Peers, 2*len(s.load))
-	var halfBytes, bytes, halfPeers float64
-	peers := 0
-	for _, part := range []int{rooms / 2, rooms - rooms/2} {
-		halfPeers, halfBytes = float64(peers), bytes
+	peers := 0.0
+	var at [2]struct{ peers, bytes float64 } // with half and with all of them
+	for i, part := range []int{rooms / 2, rooms - rooms/2} {
 		shape.Rooms = part
-		h, err := s.fleet.Connect(ctx, b.opt.timeout, s.target, shape, parallel)
-		if err != nil {
+		// Every peer has said something and was answered.
+		if err := s.connect(ctx, shape); err != nil {
 			return err
 		}
-		peers += shape.Conns()
-		if h.Took > 5*time.Second {
-			b.say("%d peers connected, the last of them after %.1f s", peers, h.Took.Seconds())
-		}
-		// Every peer has been pinged once and has answered.
-		if err := pause(ctx, b.opt.heartbeat+settle); err != nil {
+		if err := pause(ctx, settle); err != nil {
 			return err
 		}
-		bytes = resident(s.pid) - empty
+		peers += float64(shape.Conns())
+		at[i].peers, at[i].bytes = peers, resident(s.pid)-empty
 	}
-	r.Metrics[report.KernelPerPeer] = (kernelMemory() - kernel) / float64(peers)
+	if err := s.heartbeats(ctx, r, peers); err != nil {
+		return err
+	}
+	r.Metrics[report.KernelPerPeer] = (kernelMemory() - kernel) / peers
 	if empty > 0 {
-		each, slope := bytes/float64(peers), (bytes-halfBytes)/(float64(peers)-halfPeers)
+		// Every peer has been pinged once and has answered.
+		each, slope := (resident(s.pid)-empty)/peers, (at[1].bytes-at[0].bytes)/(at[1].peers-at[0].peers)
 		const least = 100 // a peer's record and buffers cannot be less
 		if s.proc == nil && each < max(0.8*slope, least) {
 			b.note("The target had held peers before: what it freed and uses again is in no figure per peer. Measure a relay that has just been started.")
@@ -110,10 +87,7 @@ func (s *session) idle(ctx context.Context, sc *scenario, r *report.Round) error
 			r.Metrics[report.Empty] = empty / (1 << 20)
 		}
 	}
-	if err := s.heartbeats(ctx, r, float64(peers)); err != nil {
-		return err
-	}
-	return s.broadcast(ctx, r, peers)
+	return s.broadcast(ctx, r)
 }
 
 // heartbeats measures one interval of pings and pongs and scales it to the contract's 30 s. Without a ping to about every

@@ -19,10 +19,9 @@ type faulty struct {
 	mu    sync.Mutex
 	peers []*faultyPeer
 	fault string
-	once  bool            // most faults happen once, at the first opportunity
-	count int             // of deliveries
-	known map[string]bool // peers that were here before
-	late  func()          // a delivery put off
+	once  bool   // most faults happen once, at the first opportunity
+	count int    // of deliveries
+	late  func() // a delivery put off
 	lateP *faultyPeer
 }
 
@@ -35,11 +34,10 @@ func (r *faulty) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	q := req.URL.Query()
 	p := &faultyPeer{room: q.Get("relayId"), id: q.Get("peerId")}
 	r.mu.Lock()
-	was := r.known[p.room+"/"+p.id]
-	r.known[p.room+"/"+p.id] = true
+	refused := r.fault == "refuse" && r.count > 100
 	r.mu.Unlock()
-	if was && r.fault == "refuse" {
-		http.Error(w, "you were here before", http.StatusServiceUnavailable)
+	if refused {
+		http.Error(w, "full", http.StatusServiceUnavailable)
 		return
 	}
 	conn, err := websocket.Accept(w, req, nil)

@@ -15,10 +15,14 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 
 	"relaygate/bench/report"
 )
+
+// The main goroutine stays on the main thread, which starts the servers (see spawn).
+func init() { runtime.LockOSThread() }
 
 func main() { os.Exit(run(os.Args[1:])) }
 

@@ -9,7 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"slices"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -47,8 +47,8 @@ type options struct {
 
 const usage = `bench measures WebSocket relays of the v1 contract and writes a report.
 
-  bench                          all scenarios, all servers (build them, start them, compare them)
-  bench -quick                   relaygate and gws, few scenarios, a minute or two
+  bench                          all scenarios (build the servers, start them, compare them)
+  bench -quick                   relaygate and gws, few scenarios, about a minute
   bench -run 'fanout|chat'       some scenarios; -list names them
   bench -server mine='./mine --port {port}'
                                  relaygate beside any relay that speaks v1; -against mine takes the ratios to that one
@@ -65,15 +65,12 @@ Exit status: 0 measured, 1 a failure or something worse, 2 wrong use or nothing 
 Flags:
 `
 
-const builtIn = "relaygate,gws,gorilla,coder,nbhttp"
-
-// parseOptions reads the command line. flag.ErrHelp means that help was asked for and given.
-func parseOptions(args []string, out io.Writer) (*options, error) {
-	o := &options{args: args, set: map[string]bool{}}
-	f := flag.NewFlagSet("bench", flag.ContinueOnError)
+// flags declares what there is; what it returns still has to be read from text.
+func (o *options) flags() (f *flag.FlagSet, serverCPUs, loadCPUs, addresses *string) {
+	f = flag.NewFlagSet("bench", flag.ContinueOnError)
 	f.SetOutput(io.Discard) // faults are ours to print, in one line
 	f.StringVar(&o.run, "run", "", "measure the scenarios whose names match this `regexp`")
-	f.StringVar(&o.servers, "servers", builtIn, "measure these (and gws-sync, if asked), comma-separated; only relaygate where -server is given")
+	f.StringVar(&o.servers, "servers", "", "measure these in every scenario, some of "+builtIn+" (default relaygate and gws, the others in some scenarios; only relaygate where -server is given)")
 	f.Func("server", "measure another relay too: `NAME=command`, where {port} stands for the port to listen on (PORT and HOST are set as well); may be repeated", func(s string) error {
 		o.custom = append(o.custom, s)
 		return nil
@@ -85,12 +82,12 @@ func parseOptions(args []string, out io.Writer) (*options, error) {
 	f.DurationVar(&o.duration, "duration", 500*time.Millisecond, "length of one measurement")
 	f.DurationVar(&o.warmup, "warmup", 150*time.Millisecond, "traffic before each measurement")
 	f.IntVar(&o.rounds, "rounds", 5, "measurements per server and scenario, interleaved; fewer than 5 give no verdicts")
-	f.IntVar(&o.conns, "conns", 15000, "largest number of peers in idle")
-	f.DurationVar(&o.heartbeat, "heartbeat", 1500*time.Millisecond, "CONNECTION_CHECK_INTERVAL in idle; with -target the one it runs with")
+	f.IntVar(&o.conns, "conns", 15000, "number of peers in idle")
+	f.DurationVar(&o.heartbeat, "heartbeat", 5*time.Second, "CONNECTION_CHECK_INTERVAL in idle; with -target the one it runs with")
 	f.DurationVar(&o.timeout, "timeout", 30*time.Second, "give up on a start, on handshakes or on a drain after this long")
-	serverCPUs := f.String("server-cpus", "", "`CPUs` of the servers, such as 0,2-3 (default the first)")
-	loadCPUs := f.String("load-cpus", "", "`CPUs` of the load (default the others)")
-	addresses := f.String("addresses", "", "`range` of local IPv4 addresses to connect from, such as 127.0.0.1-127.0.0.8; with a loopback -target also to connect to")
+	serverCPUs = f.String("server-cpus", "", "`CPUs` of the servers, such as 0,2-3 (default the first)")
+	loadCPUs = f.String("load-cpus", "", "`CPUs` of the load (default the others)")
+	addresses = f.String("addresses", "", "local IPv4 addresses to connect from, such as 127.0.0.1,127.0.0.2, each good for about 20,000 connections (default as many of 127.0.0.0/8 as it takes, to a relay on this machine)")
 	f.StringVar(&o.repo, "repo", ".", "`directory` of relaygate's source")
 	f.StringVar(&o.bin, "bin", "bin", "`directory` for the servers' binaries")
 	f.StringVar(&o.out, "out", filepath.Join("bench", "out"), "`directory` for reports, one subdirectory per run")
@@ -98,6 +95,13 @@ func parseOptions(args []string, out io.Writer) (*options, error) {
 	f.BoolVar(&o.build, "build", true, "build the servers first")
 	f.BoolVar(&o.doctor, "doctor", false, "check this machine's limits for -conns, and end")
 	f.BoolVar(&o.list, "list", false, "list the scenarios, and end")
+	return f, serverCPUs, loadCPUs, addresses
+}
+
+// parseOptions reads the command line. flag.ErrHelp means that help was asked for and given.
+func parseOptions(args []string, out io.Writer) (*options, error) {
+	o := &options{args: args, set: map[string]bool{}}
+	f, serverCPUs, loadCPUs, addresses := o.flags()
 	gate := f.Bool("compare", false, "compare two report.json, and end")
 	if err := f.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -117,21 +121,20 @@ func parseOptions(args []string, out io.Writer) (*options, error) {
 	if f.NArg() > 0 {
 		return nil, fmt.Errorf("unexpected argument %q", f.Arg(0))
 	}
-	return o, errors.Join(o.check(), o.chooseCPUs(*serverCPUs, *loadCPUs), o.chooseAddresses(*addresses))
+	if o.quick && !o.set["duration"] {
+		o.duration = 240 * time.Millisecond
+	}
+	for s := range strings.FieldsFuncSeq(*addresses, func(r rune) bool { return r == ',' }) {
+		a, err := netip.ParseAddr(s)
+		if err != nil || !a.Is4() {
+			return nil, fmt.Errorf("-addresses: %q is not an IPv4 address", s)
+		}
+		o.addresses = append(o.addresses, a)
+	}
+	return o, errors.Join(o.check(), o.chooseCPUs(*serverCPUs, *loadCPUs))
 }
 
 func (o *options) check() error {
-	if o.quick && !o.set["duration"] {
-		o.duration = 400 * time.Millisecond
-	}
-	if !o.set["servers"] {
-		switch {
-		case o.custom != nil:
-			o.servers = subject
-		case o.quick:
-			o.servers = "relaygate,gws"
-		}
-	}
 	switch {
 	case o.duration < 10*time.Millisecond || o.duration > 10*time.Minute:
 		return fmt.Errorf("-duration %s: want 10ms to 10m", o.duration)
@@ -156,83 +159,17 @@ func (o *options) check() error {
 	return nil
 }
 
-// chooseCPUs applies the defaults: the first CPU for the server, the others for the load; a single one is shared.
-func (o *options) chooseCPUs(serverCPUs, loadCPUs string) (err error) {
-	if o.serverCPUs, err = parseCPUs(serverCPUs); err != nil {
-		return fmt.Errorf("-server-cpus: %w", err)
-	}
-	if o.loadCPUs, err = parseCPUs(loadCPUs); err != nil {
-		return fmt.Errorf("-load-cpus: %w", err)
-	}
-	all := allowedCPUs()
-	if len(o.serverCPUs) == 0 {
-		o.serverCPUs = all[:1]
-	}
-	if len(o.loadCPUs) == 0 {
-		o.loadCPUs = without(all, o.serverCPUs)
-	}
-	if len(o.loadCPUs) == 0 {
-		o.loadCPUs = all
-	}
-	if bad := without(slices.Concat(o.serverCPUs, o.loadCPUs), all); len(bad) > 0 {
-		return fmt.Errorf("CPU %d: this process may run on %s only", bad[0], formatCPUs(all))
-	}
-	return nil
-}
+// plain are words that a shell takes as they are.
+var plain = regexp.MustCompile(`^[A-Za-z0-9_=+:,./@%-]+$`)
 
-// without returns the elements of a that are not in b.
-func without(a, b []int) []int {
-	return slices.DeleteFunc(slices.Clone(a), func(x int) bool { return slices.Contains(b, x) })
-}
-
-// chooseAddresses reads one IPv4 address or an inclusive range of at most 256.
-func (o *options) chooseAddresses(s string) error {
-	if s == "" {
-		return nil
-	}
-	from, to, isRange := strings.Cut(s, "-")
-	if !isRange {
-		to = from
-	}
-	a, err := netip.ParseAddr(from)
-	z, err2 := netip.ParseAddr(to)
-	if err != nil || err2 != nil || !a.Is4() || !z.Is4() || z.Less(a) {
-		return fmt.Errorf("-addresses: %q is not a range of IPv4 addresses", s)
-	}
-	for ; !z.Less(a) && len(o.addresses) < 256; a = a.Next() {
-		o.addresses = append(o.addresses, a)
-	}
-	if !z.Less(a) {
-		return fmt.Errorf("-addresses: %q is more than 256 addresses", s)
-	}
-	return nil
-}
-
-// again is the command line that measures one scenario of this run once more.
-func (o *options) again(sc *scenario) string {
-	words := []string{"-run", "^" + sc.name + "$"}
-	for i := 0; i < len(o.args); i++ {
-		name, _, joined := strings.Cut(strings.TrimLeft(o.args[i], "-"), "=")
-		if name != "run" {
-			words = append(words, o.args[i])
-		} else if !joined {
-			i++ // its value
-		}
-	}
-	return o.commandLine(words)
-}
-
-// commandLine is bench with these arguments, ready to be pasted into a shell; but the secret stays one.
-func (o *options) commandLine(args []string) string {
+// commandLine is bench with the arguments of this run and more, ready to be pasted into a shell; but the secret stays one.
+func (o *options) commandLine(more ...string) string {
 	words := []string{"bin/bench"}
-	for _, a := range args {
+	for _, a := range append(o.args[:len(o.args):len(o.args)], more...) {
 		if o.secret != "" {
 			a = strings.ReplaceAll(a, o.secret, "SECRET")
 		}
-		special := func(r rune) bool {
-			return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("-_=+:,./@%", r))
-		}
-		if a == "" || strings.ContainsFunc(a, special) {
+		if !plain.MatchString(a) {
 			a = "'" + strings.ReplaceAll(a, "'", `'\''`) + "'"
 		}
 		words = append(words, a)

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -19,21 +18,17 @@ type bench struct {
 	servers   []*server
 	usable    []*server // those that could be built
 	scenarios []*scenario
+	cpus      []int // that this process may use
 	limits    limits
-	spawn     spawner
-	aside     []int  // the CPUs that this process has moved to
-	logs      string // directory of the servers' output
-	now       *report.Scenario
+	logs      string           // directory of the servers' output
+	now       *report.Scenario // under way
 	report    report.Report
-
-	saturation   float64 // messages per second, of some server (latency)
-	uncalibrated error   // why there is no saturation
-	countless    error   // why system calls are not counted
-	began        time.Time
+	began     time.Time
+	countless bool // system calls cannot be counted
 }
 
 func newBench(o *options) (*bench, error) {
-	b := &bench{opt: o, spawn: newSpawner(), limits: readLimits(o)}
+	b := &bench{opt: o, limits: readLimits(o), cpus: cpusOf(0)}
 	var err error
 	if b.servers, err = chooseServers(o); err != nil {
 		return nil, err
@@ -45,6 +40,9 @@ func newBench(o *options) (*bench, error) {
 	if !slices.ContainsFunc(b.servers, func(s *server) bool { return s.name == b.report.Against }) {
 		return nil, fmt.Errorf("-against %s: it is not among the servers", o.against)
 	}
+	for _, s := range b.servers {
+		s.cpus, s.loadCPUs = o.serverCPUs, o.loadCPUs
+	}
 	b.scenarios, err = pick(o.run, o.quick)
 	return b, err
 }
@@ -52,29 +50,27 @@ func newBench(o *options) (*bench, error) {
 // run measures and writes the report, also when it is interrupted, and returns the exit status.
 func (b *bench) run(ctx context.Context) int {
 	b.began = time.Now()
-	dir, err := newDir(b.opt.out, b.began)
-	if err == nil {
-		b.logs = filepath.Join(dir, "logs")
-		err = os.Mkdir(b.logs, 0o755)
-	}
-	if err != nil {
+	dir := filepath.Join(b.opt.out, b.began.Format("2006-01-02T15-04-05.000"))
+	b.logs = filepath.Join(dir, "logs")
+	if err := os.MkdirAll(b.logs, 0o755); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		return 1
 	}
 	b.describeRun()
 	b.buildAll(ctx)
-	b.measureAll(ctx)
+	stepAside(b.opt.loadCPUs)
+	for i, sc := range b.scenarios {
+		b.say("scenario %d of %d, after %s: %s", i+1, len(b.scenarios), time.Since(b.began).Round(time.Second), sc.title)
+		b.measure(ctx, sc)
+	}
 	r := &b.report
 	r.Seconds, r.Interrupted = time.Since(b.began).Seconds(), ctx.Err() != nil
-	if b.countless != nil {
-		r.Notes = append(r.Notes, fmt.Sprintf("System calls could not be counted: %v.", b.countless))
-	}
 	r.Conclude()
 	outcome, status := "every message was checked, none was lost, doubled or out of order", 0
 	if len(r.Faults()) > 0 {
 		outcome, status = "with FAILURES", 1
 	} else {
-		os.RemoveAll(b.logs)
+		_ = os.RemoveAll(b.logs)
 	}
 	if r.Interrupted {
 		outcome, status = "interrupted, "+outcome, 130
@@ -87,26 +83,10 @@ func (b *bench) run(ctx context.Context) int {
 	return status
 }
 
-// newDir makes a directory of its own for a run.
-func newDir(out string, began time.Time) (string, error) {
-	if err := os.MkdirAll(out, 0o755); err != nil {
-		return "", err
-	}
-	base := filepath.Join(out, began.Format("2006-01-02T15-04-05"))
-	dir := base
-	for n := 2; ; n++ {
-		err := os.Mkdir(dir, 0o755)
-		if !errors.Is(err, os.ErrExist) || n > 1000 {
-			return dir, err
-		}
-		dir = fmt.Sprintf("%s-%d", base, n)
-	}
-}
-
 // describeRun fills in where and how.
 func (b *bench) describeRun() {
 	r, o := &b.report, b.opt
-	r.Schema, r.Started, r.Command, r.Machine = report.Schema, b.began, o.commandLine(o.args), describeMachine(b.limits)
+	r.Schema, r.Started, r.Command, r.Machine = report.Schema, b.began, o.commandLine(), b.describeMachine()
 	r.Method = report.Method{
 		ServerCPUs: formatCPUs(o.serverCPUs), LoadCPUs: formatCPUs(o.loadCPUs), Duration: o.duration.Seconds(),
 		Warmup: o.warmup.Seconds(), Rounds: o.rounds, Heartbeat: o.heartbeat.Seconds(), Conns: o.conns,
@@ -120,7 +100,30 @@ func (b *bench) describeRun() {
 	if o.target != "" && o.pid == 0 {
 		r.Notes = append(r.Notes, "The target's process is not known (-pid), so there are no figures of CPU time, memory and system calls.")
 	}
-	b.countless = countable(os.Getpid())
+	if o.quick {
+		r.Notes = append(r.Notes, "A quick run measures for a shorter time, fewer servers, and leaves out these scenarios: "+titles(func(sc *scenario) bool { return !sc.quick })+".")
+	}
+	var further []string
+	for _, s := range b.servers {
+		if s.further {
+			further = append(further, s.name)
+		}
+	}
+	if further != nil {
+		r.Notes = append(r.Notes, fmt.Sprintf("To save time %s are left out of these scenarios, and have one round in idle, unless -servers names them: %s.",
+			strings.Join(further, " and "), titles(func(sc *scenario) bool { return !sc.all && !sc.loops })))
+	}
+}
+
+// titles are those of some scenarios.
+func titles(of func(sc *scenario) bool) string {
+	var out []string
+	for _, sc := range scenarios {
+		if of(sc) {
+			out = append(out, sc.name)
+		}
+	}
+	return strings.Join(out, ", ")
 }
 
 // buildAll makes the servers' binaries; one that cannot be built is left out, and the report says why.
@@ -130,8 +133,9 @@ func (b *bench) buildAll(ctx context.Context) {
 		var err error
 		if b.opt.build && s.build != nil && ctx.Err() == nil {
 			b.say("building %s", s.name)
-			entry.Version, err = s.make(ctx)
-		} else {
+			err = s.make(ctx)
+		}
+		if err == nil {
 			entry.Version, err = s.version()
 		}
 		if err != nil && ctx.Err() == nil {
@@ -144,85 +148,89 @@ func (b *bench) buildAll(ctx context.Context) {
 	}
 }
 
-// loopPair is relaygate with one loop and with two, or nothing where it is not among the servers or the CPUs are too few.
-func (b *bench) loopPair() []*server {
-	i := slices.IndexFunc(b.usable, func(s *server) bool { return s.name == subject })
-	all := allowedCPUs()
-	if i < 0 || len(all) < 2 {
-		return nil
+// measure goes through the rounds of a scenario.
+func (b *bench) measure(ctx context.Context, sc *scenario) {
+	if ctx.Err() != nil {
+		return
 	}
-	var out []*server
-	for loops, name := range []string{"1 loop", "2 loops"} {
-		s := *b.usable[i]
-		s.name, s.cpus, s.loadCPUs = name, all[:loops+1], all[2:]
-		if len(s.loadCPUs) == 0 {
-			s.loadCPUs = []int{all[1], all[0]} // the second one first: a single load thread leaves the first to the server
-		}
-		s.env = []string{fmt.Sprintf("EVENT_LOOPS=%d", loops+1)}
-		out = append(out, &s)
+	servers := b.serversOf(sc)
+	if sc.loops && servers == nil {
+		b.report.Notes = append(b.report.Notes, fmt.Sprintf("Not measured: %s. That takes relaygate, and two CPUs.", sc.title))
+		return
 	}
-	return out
-}
-
-// measureAll goes through scenarios, rounds and servers, in an order that rotates so that none is always first.
-func (b *bench) measureAll(ctx context.Context) {
-	for i, sc := range b.scenarios {
-		b.say("scenario %d of %d, after %s: %s", i+1, len(b.scenarios), time.Since(b.began).Round(time.Second), sc.title)
-		servers, base := b.usable, b.report.Against
-		if sc.loops {
-			if servers, base = b.loopPair(), "1 loop"; servers == nil {
-				continue
-			}
+	primary := sc.primary
+	if b.opt.target != "" && b.opt.pid == 0 {
+		primary = []string{report.Deliveries, report.P99, report.Handshakes} // as far as they are measured
+	}
+	b.now = &report.Scenario{
+		Name: sc.name, Title: sc.title, About: sc.about, Shape: sc.shape, Primary: primary,
+		Command: b.opt.commandLine("-run", "^"+sc.name+"$"),
+	}
+	b.report.Scenarios = append(b.report.Scenarios, b.now)
+	if sc.loops {
+		b.now.Base = servers[0].name
+	}
+	for _, s := range servers {
+		b.now.Results = append(b.now.Results, &report.Result{Server: s.name})
+	}
+	n := sc.shape.Conns()
+	if n == 0 {
+		n = b.opt.conns
+	}
+	findings, fits := b.fitting(n)
+	for _, f := range findings {
+		if f.fits < n {
+			b.note("%d connections do not fit: %s allows %d. To raise it: %s", n, f.limit, f.fits, f.fix)
 		}
-		b.now = &report.Scenario{
-			Name: sc.name, Title: sc.title, About: sc.about, Shape: sc.shape, Primary: sc.primary, Base: base, Command: b.opt.again(sc),
-		}
-		b.report.Scenarios = append(b.report.Scenarios, b.now)
-		for _, s := range servers {
-			b.now.Results = append(b.now.Results, &report.Result{Server: s.name})
-		}
-		n := sc.shape.Conns()
-		if n == 0 {
-			n = b.opt.conns
-		}
-		if findings, fits := b.fitting(n); fits < n {
-			for _, f := range findings {
-				if f.fits < n {
-					b.note("%d connections do not fit: %s (%s) allows %d. To raise it: %s", n, f.limit, f.have, f.fits, f.fix)
-				}
-			}
-			if sc.shape.Rooms > 0 {
-				continue
-			}
-		}
-		for round := range b.opt.rounds {
-			if ctx.Err() != nil {
-				return
-			}
+	}
+	if fits < n && sc.shape.Rooms > 0 {
+		return
+	}
+	for round := range b.opt.rounds {
+		if ctx.Err() == nil {
 			b.round(ctx, sc, servers, round)
 		}
 	}
 }
 
-// round is one round of a scenario on all servers that have not failed in it before: they would most likely only cost time.
-func (b *bench) round(ctx context.Context, sc *scenario, servers []*server, round int) {
-	var left []*server
-	for _, s := range servers {
-		if !b.now.Result(s.name).Gone() {
-			left = append(left, s)
+// serversOf are those that a scenario is measured on.
+func (b *bench) serversOf(sc *scenario) (out []*server) {
+	for _, s := range b.usable {
+		switch {
+		case !sc.loops && (sc.all || !s.further || s.name == b.report.Against):
+			out = append(out, s)
+		case sc.loops && s.name == subject && len(b.cpus) > 1:
+			for loops, name := range []string{"1 loop", "2 loops"} {
+				x := *s
+				x.name, x.cpus, x.loadCPUs = name, b.cpus[:loops+1], b.cpus[2:]
+				if len(x.loadCPUs) == 0 {
+					x.loadCPUs = []int{b.cpus[1], b.cpus[0]} // a single thread leaves the first to the server
+				}
+				x.env = []string{fmt.Sprintf("EVENT_LOOPS=%d", loops+1)}
+				out = append(out, &x)
+			}
 		}
 	}
-	if len(left) == 0 {
+	return out
+}
+
+// round is one round of a scenario, in an order that rotates so that no server is always first, on all that have not
+// failed in it before: they would most likely only cost time.
+func (b *bench) round(ctx context.Context, sc *scenario, servers []*server, round int) {
+	servers = slices.DeleteFunc(slices.Clone(servers), func(s *server) bool {
+		return b.now.Result(s.name).Gone() || sc.once && s.further && round > 0
+	})
+	if len(servers) == 0 {
 		return
 	}
 	var rounds []*report.Round
 	if sc.measure == nil {
-		rounds = b.closedRound(ctx, sc, left, round)
+		rounds = b.closedRound(ctx, sc, servers, round)
 	} else {
-		rounds = make([]*report.Round, len(left))
-		for i := range left {
-			k := (i + round) % len(left)
-			rounds[k] = b.measureOne(ctx, sc, left[k])
+		rounds = make([]*report.Round, len(servers))
+		for i := range servers {
+			k := (i + round) % len(servers)
+			rounds[k] = b.measureOne(ctx, sc, servers[k])
 		}
 	}
 	if ctx.Err() != nil {
@@ -230,10 +238,9 @@ func (b *bench) round(ctx context.Context, sc *scenario, servers []*server, roun
 	}
 	var figures []string
 	for i, r := range rounds {
-		r.Clean()
-		res := b.now.Result(left[i].name)
+		res := b.now.Result(servers[i].name)
 		res.Rounds = append(res.Rounds, r)
-		figures = append(figures, left[i].name+" "+r.Line(sc.primary[0]))
+		figures = append(figures, servers[i].name+" "+r.Line(b.now.Primary[0]))
 	}
 	b.say("%s, round %d of %d: %s", sc.name, round+1, b.opt.rounds, strings.Join(figures, ", "))
 }
@@ -241,12 +248,6 @@ func (b *bench) round(ctx context.Context, sc *scenario, servers []*server, roun
 // measureOne is one round of one server where they take no turns.
 func (b *bench) measureOne(ctx context.Context, sc *scenario, srv *server) *report.Round {
 	r := report.NewRound()
-	if sc.name == "latency" {
-		if err := b.calibrate(ctx, sc); err != nil {
-			r.Error = err.Error()
-			return r
-		}
-	}
 	s, err := b.begin(ctx, srv, sc)
 	if err == nil {
 		err = s.fault(sc.measure(s, ctx, sc, r))

@@ -42,7 +42,7 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && !strings.HasPrefix(os.Args[1], "-test.") {
 		switch os.Args[1] {
 		case "relay":
-			r := &faulty{fault: strings.Join(os.Args[3:], ""), known: map[string]bool{}}
+			r := &faulty{fault: strings.Join(os.Args[3:], "")}
 			fmt.Fprintln(os.Stderr, http.ListenAndServe(net.JoinHostPort("127.0.0.1", os.Args[2]), r))
 		case "deaf": // never listens
 			ended := make(chan os.Signal, 1)
@@ -150,12 +150,12 @@ func onlyReport(t *testing.T, out string) *report.Report {
 // TestRunEveryKind measures two servers in a scenario of every kind, on real sockets.
 func TestRunEveryKind(t *testing.T) {
 	r, v := measure(t, 0, "-servers=", itself(t, "a", "relay {port}"), itself(t, "b", "relay {port}"), "-against=b",
-		"-run", "^(pair|churn|calm|latency|slow|connect|idle)$", "-duration", "100ms", "-warmup", "10ms", "-rounds", "1",
+		"-run", "^(pair|churn|calm|connect|idle)$", "-duration", "100ms", "-warmup", "10ms", "-rounds", "1",
 		"-conns", "90", "-heartbeat", "100ms")
-	if len(r.Scenarios) != 7 || r.Interrupted || r.Against != "b" {
-		t.Fatalf("%d scenarios, interrupted: %v, against %s; want 7, false, b", len(r.Scenarios), r.Interrupted, r.Against)
+	if len(r.Scenarios) != 5 || r.Interrupted || r.Against != "b" {
+		t.Fatalf("%d scenarios, interrupted: %v, against %s; want 5, false, b", len(r.Scenarios), r.Interrupted, r.Against)
 	}
-	countless := countable(os.Getpid())
+	counts := !strings.Contains(strings.Join(r.Notes, ""), "System calls could not be counted")
 	for _, s := range r.Scenarios {
 		for _, res := range s.Results {
 			if len(res.Rounds) != 1 || res.Rounds[0].Failed() {
@@ -170,12 +170,12 @@ func TestRunEveryKind(t *testing.T) {
 			if v := got[s.Primary[0]]; s.Name != "idle" && v <= 0 {
 				t.Errorf("%s of %s: no %s in %v", s.Name, res.Server, s.Primary[0], got)
 			}
-			// The library writes each message at once, and the test's relay makes no other writes but wake-ups.
-			if w := got[report.WritesPerDelivery]; countless == nil && s.Name == "pair" && (w < 1 || w > 3) {
-				t.Errorf("%v writes per delivery, want one and few more", w)
+			if calls := got[report.CallsPerPeer]; counts && s.Name == "connect" && calls < 4 {
+				t.Errorf("%v calls per peer of %s, want accept, read, write and more", calls, res.Server)
 			}
-			if calls := got[report.CallsPerPeer]; countless == nil && s.Name == "connect" && calls < 4 {
-				t.Errorf("%v calls per peer, want accept, read, write and more", calls)
+			calls, writes := got[report.CallsPerDelivery], got[report.WritesPerDelivery]
+			if counts && (s.Name == "pair" || s.Name == "calm") && (writes <= 0 || writes > 2 || calls <= writes) {
+				t.Errorf("%s of %s: %v writes and %v calls per delivery", s.Name, res.Server, writes, calls)
 			}
 			if q := res.Summary[s.Primary[0]].Ratio; q != nil && (res.Server == "b" || q.Firm) {
 				t.Errorf("%s of %s: ratio %+v of one round, to b", s.Name, res.Server, q)
@@ -214,9 +214,9 @@ func TestRunFailsOnFaults(t *testing.T) {
 	f("direct", "stranger", "to a stranger")
 	f("direct", "wrongroom", "to a stranger")
 	f("chat", "crash", "faulty ended (exit status 7); its last lines: a crash to order")
-	f("latency", "leak", "lost")
+	f("calm", "leak", "lost")
 	f("pair", "binary", "corrupted")
-	f("churn", "refuse", "not let in again")
+	f("churn", "refuse", "not back")
 }
 
 // TestRunWithServersThatDoNotRun: one that cannot be measured is a failure that says why; the others are measured.
@@ -310,16 +310,22 @@ func waitFor(t *testing.T, what string, holds func() bool) {
 }
 
 // TestBuiltInServers checks the relays that bench makes, this one included, by its own means: every message, of every
-// pattern, large ones and beside peers that come and go; and heartbeats.
+// pattern, large ones; and heartbeats.
 func TestBuiltInServers(t *testing.T) {
-	r, _ := measure(t, 0, "-servers=relaygate,gws,gws-sync,gorilla,coder,nbhttp", "-repo=..", "-bin", t.TempDir(),
-		"-run", "^(chat|direct|star|big-256k|churn|idle)$", "-rounds=1", "-duration=200ms", "-conns=300", "-heartbeat=300ms")
+	r, _ := measure(t, 0, "-servers=relaygate,gws,gorilla,nbhttp", "-repo=..", "-bin", t.TempDir(),
+		"-run", "^(chat|direct|star|big-256k|churn|connect|idle|loops-giant)$", "-rounds=1", "-duration=200ms", "-conns=300", "-heartbeat=300ms")
 	for _, s := range r.Scenarios {
 		for _, res := range s.Results {
 			m := res.Rounds[0].Metrics
 			if pings, ok := m[report.Pinged]; s.Name == "idle" && (!ok || pings < 0.5 || pings > 1.5) {
 				t.Errorf("%s sent %v pings per peer and interval, want 1", res.Server, pings)
 			}
+		}
+	}
+	if len(cpusOf(0)) > 1 {
+		s := r.Scenarios[len(r.Scenarios)-1]
+		if s.Base != "1 loop" || s.Result("2 loops").Summary[report.CPUPerDelivery].Ratio == nil {
+			t.Errorf("%s: ratios to %q, %+v", s.Name, s.Base, s.Result("2 loops"))
 		}
 	}
 	for _, s := range r.Servers {

@@ -12,7 +12,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -27,7 +26,6 @@ type server struct {
 	name    string
 	about   string
 	command []string // what is started; PORT and HOST are in its environment
-	env     []string
 	build   []string // go's arguments that make command[0]; nil: it is there
 	module  string   // whose version is reported
 	source  string   // the version of its source, if that is not a module's
@@ -35,11 +33,14 @@ type server struct {
 	url     string   // a running relay (-target) instead of all this
 	pid     int
 
+	cpus, loadCPUs []int    // its own, and the load's beside it
+	env            []string // further variables
+
 	// perConn is roughly what a silent connection takes of its memory, in bytes; to tell what fits, nothing else.
 	perConn int
 
-	// Other CPUs than the run's, nil for those.
-	cpus, loadCPUs []int
+	// further ones are measured in some scenarios only, unless they are asked for.
+	further bool
 }
 
 // subject is the name of the relay that the others are compared with.
@@ -58,19 +59,17 @@ func builtIns(o *options) []*server {
 	return []*server{
 		{
 			name: subject, about: "this relay", command: []string{own}, module: "github.com/lesismal/nbio", perConn: 1 << 10, source: source,
-			build: []string{"build", "-C", o.repo, "-trimpath", "-ldflags", "-s -w -X main.version=" + source, "-o", own, "."}, // as make build does
+			build: []string{"build", "-C", o.repo, "-trimpath", "-ldflags", "-s -w -X main.commit=" + source, "-o", own, "."}, // as make build does
 		},
-		peer("gws", "github.com/lxzan/gws", 10<<10, "lxzan/gws: event handler and a goroutine per connection"),
-		peer("gws-sync", "github.com/lxzan/gws", 10<<10, "gws, but a message for one recipient is written at once: whoever writes to a peer that does not read waits for it"),
-		peer("gorilla", "github.com/gorilla/websocket", 14<<10, "gorilla/websocket: two goroutines per connection, and a queue"),
-		peer("coder", "github.com/coder/websocket", 24<<10, "coder/websocket: two goroutines per connection, and a queue"),
+		peer("gws", "github.com/lxzan/gws", 10<<10, "lxzan/gws: event handler and a goroutine per connection, a write queue without a bound"),
+		peer("gorilla", "github.com/gorilla/websocket", 14<<10, "gorilla/websocket: two goroutines and a channel of 256 messages per connection, as in its chat example"),
 		peer("nbhttp", "github.com/lesismal/nbio", 2<<10, "nbio with nbhttp/websocket and WriteMessage: an event loop"),
 	}
 }
 
 // describe names the commit of a source tree, and whether it was changed since.
 func describe(repo string) string {
-	out, err := exec.Command("git", "-C", repo, "describe", "--tags", "--always", "--dirty").Output()
+	out, err := exec.Command("git", "-C", repo, "describe", "--always", "--dirty", "--abbrev=8", "--exclude=*").Output()
 	if err != nil {
 		return "devel"
 	}
@@ -79,17 +78,31 @@ func describe(repo string) string {
 
 var serverName = regexp.MustCompile(`^[A-Za-z0-9._-]+$`)
 
+// builtIn are the names of the servers that bench makes.
+const builtIn = "relaygate,gws,gorilla,nbhttp"
+
 // chooseServers reads -target, or -servers and -server.
 func chooseServers(o *options) (out []*server, err error) {
 	if o.target != "" {
 		return []*server{{name: "target", about: o.target, url: o.target, pid: o.pid}}, nil
 	}
+	names := o.servers
+	switch {
+	case o.set["servers"]:
+	case o.custom != nil:
+		names = subject
+	case o.quick:
+		names = "relaygate,gws"
+	default:
+		names = builtIn
+	}
 	known := builtIns(o)
-	for name := range strings.FieldsFuncSeq(o.servers, func(r rune) bool { return r == ',' }) {
+	for name := range strings.FieldsFuncSeq(names, func(r rune) bool { return r == ',' }) {
 		i := slices.IndexFunc(known, func(s *server) bool { return s.name == name })
 		if i < 0 {
-			return nil, fmt.Errorf("-servers: unknown server %q (want some of %s,gws-sync)", name, builtIn)
+			return nil, fmt.Errorf("-servers: unknown server %q (want some of %s)", name, builtIn)
 		}
+		known[i].further = !o.set["servers"] && name != subject && name != "gws"
 		out = append(out, known[i])
 	}
 	for _, definition := range o.custom {
@@ -110,15 +123,12 @@ func chooseServers(o *options) (out []*server, err error) {
 	return out, nil
 }
 
-// make builds the server's binary and tells what it is made of.
-func (s *server) make(ctx context.Context) (version string, err error) {
-	if s.build == nil {
-		return "", nil
-	}
+// make builds the server's binary.
+func (s *server) make(ctx context.Context) (err error) {
 	args := slices.Clone(s.build)
 	i := slices.Index(args, "-o") + 1
 	if args[i], err = filepath.Abs(args[i]); err != nil {
-		return "", err
+		return err
 	}
 	build := exec.CommandContext(ctx, "go", args...)
 	// Ctrl-C is for us: the compilers that go has started end with it.
@@ -127,9 +137,9 @@ func (s *server) make(ctx context.Context) (version string, err error) {
 	build.WaitDelay = 2 * time.Second
 	build.Env = append(os.Environ(), "CGO_ENABLED=0") // static, as the product is shipped
 	if out, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build: %w\n%s", err, lastLines(out))
+		return fmt.Errorf("build: %w\n%s", err, lastLines(out))
 	}
-	return s.version()
+	return nil
 }
 
 // version reads Go's version and the library's from the binary.
@@ -150,34 +160,16 @@ func (s *server) version() (string, error) {
 	return v, nil
 }
 
-// spawner starts processes from one thread that lives as long as this process: the kernel's "signal me when my parent
-// dies" means the thread that forked, and Go's threads come and go. The thread's CPUs are inherited, so a program is
-// pinned before it begins, which also decides how many threads a Go program runs.
-type spawner chan func()
-
-func newSpawner() spawner {
-	s := make(spawner)
-	go func() {
-		runtime.LockOSThread()
-		for f := range s {
-			f()
-		}
-	}()
-	return s
-}
-
-func (s spawner) start(c *exec.Cmd, cpus []int) error {
+// spawn starts a process on CPUs which it inherits from this thread: a program is pinned before it begins,
+// which also decides how many threads a Go program runs. It must be called on the main thread: "signal me when my parent
+// dies" means to the kernel the thread that forked, and Go's other threads come and go.
+func (b *bench) spawn(c *exec.Cmd, cpus []int) error {
 	// Ctrl-C goes to the whole foreground group; children are ended by us, in order.
 	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
-	done := make(chan error)
-	s <- func() {
-		if err := pin(0, cpus); err != nil {
-			done <- err
-		} else {
-			done <- c.Start()
-		}
+	if err := pin(0, cpus); err != nil {
+		return err
 	}
-	return <-done
+	return errors.Join(c.Start(), pin(0, b.opt.loadCPUs))
 }
 
 // process is a started server. Its output goes to a file, whose end explains a death.
@@ -190,7 +182,7 @@ type process struct {
 }
 
 // startServer starts a relay on a free loopback port and waits until it accepts.
-func (b *bench) startServer(ctx context.Context, s *server, cpus []int, env ...string) (*process, error) {
+func (b *bench) startServer(ctx context.Context, s *server, env ...string) (*process, error) {
 	port, err := freePort()
 	if err != nil {
 		return nil, err
@@ -208,11 +200,9 @@ func (b *bench) startServer(ctx context.Context, s *server, cpus []int, env ...s
 	cmd := exec.Command(command[0], command[1:]...)
 	cmd.Stdout, cmd.Stderr = log, log
 	// A fixed environment, so that a figure does not depend on whose shell it was.
-	cmd.Env = slices.Concat([]string{
-		"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "HOST=127.0.0.1", "PORT=" + strconv.Itoa(port),
-	}, s.env, env)
+	cmd.Env = append(append(env, s.env...), "PATH="+os.Getenv("PATH"), "HOME="+os.Getenv("HOME"), "HOST=127.0.0.1", "PORT="+strconv.Itoa(port))
 	p := &process{name: s.name, port: port, log: log.Name(), dead: make(chan struct{}), cmd: cmd}
-	if err := b.spawn.start(cmd, cpus); err != nil {
+	if err := b.spawn(cmd, s.cpus); err != nil {
 		return nil, fmt.Errorf("start %s: %w", s.name, err)
 	}
 	go func() {

@@ -6,8 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
-	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -18,7 +16,6 @@ import (
 // session is a started server, or the running one, and the load connected to it.
 type session struct {
 	b      *bench
-	name   string
 	proc   *process // nil for a running one
 	pid    int      // 0: unknown, so there are no CPU and memory figures
 	cpus   int      // how many the server may use
@@ -29,11 +26,7 @@ type session struct {
 
 // begin starts a server and the load's threads.
 func (b *bench) begin(ctx context.Context, srv *server, sc *scenario) (s *session, err error) {
-	s = &session{b: b, name: srv.name, pid: srv.pid, load: b.opt.loadCPUs}
-	if srv.loadCPUs != nil {
-		s.load = srv.loadCPUs
-	}
-	b.stepAside(s.load)
+	s = &session{b: b, pid: srv.pid, load: srv.loadCPUs}
 	if rooms := sc.shape.Rooms; rooms > 0 && rooms < len(s.load) {
 		s.load = s.load[:rooms] // a room is one thread's
 	}
@@ -41,20 +34,16 @@ func (b *bench) begin(ctx context.Context, srv *server, sc *scenario) (s *sessio
 		s.cpus = len(cpusOf(srv.pid))
 		s.target, err = b.running(srv.url)
 	} else {
-		cpus := b.opt.serverCPUs
-		if srv.cpus != nil {
-			cpus = srv.cpus
-		}
 		var env []string
 		if sc.shape.Rooms == 0 {
 			env = append(env, fmt.Sprintf("CONNECTION_CHECK_INTERVAL=%d", b.opt.heartbeat.Milliseconds()))
 		}
-		if s.proc, err = b.startServer(ctx, srv, cpus, env...); err != nil {
+		if s.proc, err = b.startServer(ctx, srv, env...); err != nil {
 			return nil, err
 		}
-		s.pid, s.cpus = s.proc.cmd.Process.Pid, len(cpus)
+		s.pid, s.cpus = s.proc.cmd.Process.Pid, len(srv.cpus)
 		at := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(s.proc.port))
-		s.target = &load.Target{Host: at.String(), Path: "/v1", Addrs: []netip.AddrPort{at}, Sources: b.sources(), PerPair: b.limits.perPair()}
+		s.target = &load.Target{Host: at.String(), Path: "/v1", Addr: at, Sources: b.sources(), PerSource: b.limits.perPair()}
 	}
 	if err == nil {
 		s.fleet, err = load.Start(s.load)
@@ -82,35 +71,24 @@ func (b *bench) running(target string) (*load.Target, error) {
 	if err != nil {
 		return nil, err
 	}
-	ips, err := net.LookupHost(u.Hostname())
+	port := u.Port()
+	if port == "" {
+		port = "80"
+	}
+	addr, err := net.ResolveTCPAddr("tcp4", net.JoinHostPort(u.Hostname(), port))
 	if err != nil {
 		return nil, fmt.Errorf("-target: %w", err)
 	}
-	// One family is enough, and names such as localhost have both.
-	slices.SortStableFunc(ips, func(a, b string) int { return strings.Count(a, ":") - strings.Count(b, ":") })
-	ip, err := netip.ParseAddr(ips[0])
-	if err != nil {
-		return nil, err
-	}
-	port, _ := strconv.Atoi(u.Port())
-	if port == 0 {
-		port = 80
-	}
+	at := addr.AddrPort()
 	t := &load.Target{
-		Host: u.Host, Path: u.Path, Query: u.RawQuery, Secret: b.opt.secret, PerPair: b.limits.perPair(),
-		Sources: b.opt.addresses, Addrs: []netip.AddrPort{netip.AddrPortFrom(ip, uint16(port))},
+		Host: u.Host, Path: u.Path, Query: u.RawQuery, Secret: b.opt.secret, PerSource: b.limits.perPair(),
+		Sources: b.opt.addresses, Addr: netip.AddrPortFrom(at.Addr().Unmap(), at.Port()),
 	}
 	if t.Path == "" || t.Path == "/" {
 		t.Path = "/v1"
 	}
-	if ip.IsLoopback() && ip.Is4() {
+	if t.Addr.Addr().IsLoopback() {
 		t.Sources = b.sources()
-		if len(b.opt.addresses) > 0 {
-			t.Addrs = nil // a relay on all addresses is reached at each of them: more pairs for the same sources
-		}
-		for _, a := range b.opt.addresses {
-			t.Addrs = append(t.Addrs, netip.AddrPortFrom(a, uint16(port)))
-		}
 	}
 	return t, nil
 }
@@ -140,51 +118,28 @@ func (s *session) connect(ctx context.Context, shape load.Shape) error {
 // parallel is how many handshakes are under way at once.
 const parallel = 128
 
-// window is what is read at both ends of a measurement.
-type window struct {
-	load.Marks
-	user, system float64 // ticks of the server
-	all, stolen  float64 // seconds of every process on the machine, and taken by the hypervisor
-}
-
-func (s *session) look(at load.Edge) (w window) {
-	w.user, w.system = ticks(s.pid)
-	w.all, w.stolen = cpuTimes()
-	w.Marks = s.fleet.Mark(s.pid, at)
-	return w
-}
-
 // span measures for a while.
 func (s *session) span(ctx context.Context, d time.Duration, t *totals) error {
-	from := s.look(load.Begin)
+	all := cpuTime()
+	from := s.fleet.Mark(s.pid, load.Begin)
 	if err := pause(ctx, d); err != nil {
 		return err
 	}
-	t.add(from, s.look(load.End))
-	return nil
-}
-
-// totals is what was counted between windows; a measurement may consist of several turns.
-type totals struct {
-	seconds, delivered, reads, joins float64
-	cpu, load, all, stolen           float64 // seconds: of the server, the load, every process, the hypervisor
-	user, system                     float64 // ticks from the first turn on: too coarse for one turn
-	first                            *window
-}
-
-func (t *totals) add(from, to window) {
-	if t.first == nil {
-		t.first = &from
-	}
+	to := s.fleet.Mark(s.pid, load.End)
+	t.all += cpuTime() - all
 	t.seconds += (to.Wall - from.Wall).Seconds()
 	t.delivered += float64(to.Delivered - from.Delivered)
 	t.reads += float64(to.Reads - from.Reads)
 	t.joins += float64(to.Joins - from.Joins)
 	t.cpu += (to.ServerCPU - from.ServerCPU).Seconds()
 	t.load += (to.CPU - from.CPU).Seconds()
-	t.all += to.all - from.all
-	t.stolen += to.stolen - from.stolen
-	t.user, t.system = to.user-t.first.user, to.system-t.first.system
+	return nil
+}
+
+// totals is what was counted in spans; a measurement may consist of several.
+type totals struct {
+	seconds, delivered, reads, joins float64
+	cpu, load, all                   float64 // CPU seconds: of the server, of the load, and of everything on the machine
 }
 
 // loadFull is the share of its CPUs at which the load may be what limits a closed loop, unless the server is as busy.
@@ -196,6 +151,9 @@ func (s *session) measured(r *report.Round, t *totals) {
 	if t.reads > 0 {
 		r.Metrics[report.PerRead] = t.delivered / t.reads
 	}
+	if t.joins > 0 {
+		r.Metrics[report.Joins] = t.joins / t.seconds
+	}
 	r.Metrics[report.LoadCPU] = t.load / t.seconds / float64(len(s.load))
 	r.LoadBound = r.Metrics[report.LoadCPU] > loadFull
 	if s.pid == 0 || t.cpu <= 0 {
@@ -205,49 +163,43 @@ func (s *session) measured(r *report.Round, t *totals) {
 		r.Metrics[report.CPUPerDelivery] = t.cpu * 1e6 / t.delivered
 	}
 	busy := t.cpu / t.seconds / float64(s.cpus)
-	r.Metrics[report.ServerCPU] = busy
-	if all := t.user + t.system; all > 0 {
-		r.Metrics[report.SystemShare] = t.system / all
-	}
 	others := max(t.all-t.cpu-t.load, 0) / t.seconds
-	r.Metrics[report.OtherCPU], r.Metrics[report.Stolen] = others, t.stolen/t.seconds
-	r.Disturbed = others+t.stolen/t.seconds > 0.1
+	r.Metrics[report.ServerCPU], r.Metrics[report.OtherCPU] = busy, others
+	r.Disturbed = others > 0.1
 	r.LoadBound = r.LoadBound && busy < loadFull
 }
 
-// counted has a pass's system calls counted, where that can be done. The pass tells what they are divided by.
-func (s *session) counted(pass func() (n float64, err error), found func(calls, writes float64)) error {
-	if s.pid == 0 || s.b.countless != nil {
-		return nil
+// counted has the system calls of something counted, in a pass of its own; where they cannot be, it is left out, there are
+// none, and the report says why.
+func (s *session) counted(pass func() error) (calls, writes float64, err error) {
+	if s.pid == 0 || s.b.countless {
+		return 0, 0, nil
 	}
 	c, err := count(s.pid)
 	if err != nil {
-		s.b.countless = err
-		return nil
+		s.b.countless = true
+		s.b.report.Notes = append(s.b.report.Notes, fmt.Sprintf("System calls could not be counted: %v.", err))
+		return 0, 0, nil
 	}
-	n, err := pass()
-	calls, writes, failed := c.stop()
-	if failed != nil {
-		s.b.countless = failed
-	} else if err == nil && n > 0 {
-		found(calls/n, writes/n)
-	}
-	return err
+	err = pass()
+	calls, writes = c.stop()
+	return calls, writes, err
 }
 
 // countTraffic counts the system calls of a while of traffic, from its first message to its last.
 func (s *session) countTraffic(ctx context.Context, sc *scenario, r *report.Round, d time.Duration) error {
-	return s.counted(func() (float64, error) {
-		before := s.fleet.Mark(0, load.Within)
-		s.fleet.Begin(sc.rate, 0)
+	before := s.fleet.Mark(0, load.Within).Delivered
+	calls, writes, err := s.counted(func() error {
+		s.fleet.Begin(sc.rate)
 		if err := pause(ctx, d); err != nil {
-			return 0, err
+			return err
 		}
-		err := s.halt(ctx, r)
-		return float64(s.fleet.Mark(0, load.Within).Delivered - before.Delivered), err
-	}, func(calls, writes float64) {
-		r.Metrics[report.CallsPerDelivery], r.Metrics[report.WritesPerDelivery] = calls, writes
+		return s.halt(ctx, r)
 	})
+	if n := float64(s.fleet.Mark(0, load.Within).Delivered - before); n > 0 {
+		r.Metrics[report.CallsPerDelivery], r.Metrics[report.WritesPerDelivery] = calls/n, writes/n
+	}
+	return err
 }
 
 // halt stops the traffic, waits for what is under way and takes the verdict of the checks. A server that has ended by

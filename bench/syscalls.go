@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -12,84 +11,66 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// System calls are counted during a pass of their own, by the kernel's tracepoints: a few nanoseconds for each call, and
-// send and writev count as well as write. /proc/PID/io leaves out send; ptrace slows a server many times over, which lets
-// it batch more than it otherwise would. Tracepoints need root, or CAP_PERFMON and a readable tracefs.
+// System calls are counted in a pass of their own, by a tracepoint of the kernel: a few nanoseconds for each call, and
+// send and writev count as well as write. /proc/PID/io leaves out send, and ptrace slows a server many times over, which
+// lets it batch more than it otherwise would.
+const tracepoint = "/sys/kernel/tracing/events/raw_syscalls/sys_enter/id"
 
-// writes are the calls that put data into a socket. send is sendto.
-var writes = []string{"write", "writev", "sendto", "sendmsg", "sendmmsg"}
+// writes selects the calls that put data into a socket.
+var writes = fmt.Sprintf("id==%d || id==%d || id==%d || id==%d || id==%d\x00",
+	unix.SYS_WRITE, unix.SYS_WRITEV, unix.SYS_SENDTO, unix.SYS_SENDMSG, unix.SYS_SENDMMSG)
 
-// countable says why the calls of a process cannot be counted, or nil.
-func countable(pid int) error {
-	c, err := count(pid)
+// counters are descriptors of two counters for each thread: of all calls, and of writes. Threads to come inherit them.
+type counters [2][]int
+
+// count begins to count a process's calls. That takes root, or CAP_PERFMON and a readable tracefs.
+func count(pid int) (c *counters, err error) {
+	number, err := os.ReadFile(tracepoint)
 	if err != nil {
-		return fmt.Errorf("%w (as root: mount -t tracefs tracefs /sys/kernel/tracing)", err)
+		return nil, fmt.Errorf("%w (as root: mount -t tracefs tracefs /sys/kernel/tracing)", err)
 	}
-	_, _, err = c.stop()
-	return err
-}
-
-// tracepoints are event counters of the kernel, on each thread of a process; threads that come later are inherited.
-type tracepoints struct {
-	calls, writes []int // descriptors
-}
-
-// count begins to count a process's calls.
-func count(pid int) (*tracepoints, error) {
+	id, _ := strconv.ParseUint(strings.TrimSpace(string(number)), 10, 64)
+	attr := unix.PerfEventAttr{Type: unix.PERF_TYPE_TRACEPOINT, Config: id, Bits: unix.PerfBitInherit, Size: uint32(unsafe.Sizeof(unix.PerfEventAttr{}))}
 	threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
-	if err != nil {
-		return nil, err
-	}
-	c := &tracepoints{}
+	c = &counters{}
 	for _, t := range threads {
-		id, _ := strconv.Atoi(t.Name())
-		err := open(id, "raw_syscalls/sys_enter", &c.calls)
-		for _, name := range writes {
-			if err == nil {
-				err = open(id, "syscalls/sys_enter_"+name, &c.writes)
+		thread, _ := strconv.Atoi(t.Name())
+		for i := range c {
+			fd, e := unix.PerfEventOpen(&attr, thread, -1, -1, unix.PERF_FLAG_FD_CLOEXEC)
+			if e == nil {
+				c[i] = append(c[i], fd)
+				if i == 1 {
+					e = filter(fd, writes)
+				}
+			}
+			if e != nil && e != unix.ESRCH { // the thread may have ended
+				c.stop()
+				return nil, fmt.Errorf("perf_event_open: %w", e)
 			}
 		}
-		if err != nil && !errors.Is(err, unix.ESRCH) {
-			c.close()
-			return nil, err
-		}
 	}
-	return c, nil
+	return c, err
 }
 
-// open adds a counter of a tracepoint on a thread.
-func open(thread int, tracepoint string, to *[]int) error {
-	id, err := os.ReadFile("/sys/kernel/tracing/events/" + tracepoint + "/id")
-	if err != nil {
-		return err
+// filter lets a counter count only what a NUL-terminated expression selects.
+func filter(fd int, expression string) error {
+	_, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.PERF_EVENT_IOC_SET_FILTER, uintptr(unsafe.Pointer(unsafe.StringData(expression))))
+	if e != 0 {
+		return e
 	}
-	n, _ := strconv.ParseUint(strings.TrimSpace(string(id)), 10, 64)
-	attr := unix.PerfEventAttr{Type: unix.PERF_TYPE_TRACEPOINT, Config: n, Bits: unix.PerfBitInherit, Size: uint32(unsafe.Sizeof(unix.PerfEventAttr{}))}
-	fd, err := unix.PerfEventOpen(&attr, thread, -1, -1, unix.PERF_FLAG_FD_CLOEXEC)
-	if err != nil {
-		return fmt.Errorf("count %s: %w", tracepoint, err)
-	}
-	*to = append(*to, fd)
 	return nil
 }
 
-func (c *tracepoints) stop() (calls, writes float64, err error) {
-	defer c.close()
-	sum := func(fds []int) (total float64) {
+// stop ends the counting and returns how many calls there were, and how many of them were writes.
+func (c *counters) stop() (calls, writes float64) {
+	var sums [2]float64
+	for i, fds := range c {
 		for _, fd := range fds {
 			var b [8]byte
-			if _, e := unix.Read(fd, b[:]); e != nil {
-				err = fmt.Errorf("read a tracepoint's counter: %w", e)
-			}
-			total += float64(binary.NativeEndian.Uint64(b[:]))
+			_, _ = unix.Read(fd, b[:])
+			sums[i] += float64(binary.NativeEndian.Uint64(b[:]))
+			unix.Close(fd)
 		}
-		return total
 	}
-	return sum(c.calls), sum(c.writes), err
-}
-
-func (c *tracepoints) close() {
-	for _, fd := range append(c.calls, c.writes...) {
-		unix.Close(fd)
-	}
+	return sums[0], sums[1]
 }

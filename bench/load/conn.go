@@ -17,16 +17,14 @@ const (
 	dialing          // connect under way
 	upgrading        // request written
 	open             // frames
-	leaving          // close frame written, waiting for the end
+	leaving          // close frame sent
 )
 
 // conn is one peer's socket. Its index is also the peer's index in the ledger.
 type conn struct {
 	fd     int32
-	life   int32 // counts reconnects, so that an old socket's event is not taken for the new one's
 	nth    int32 // among all of the fleet's: decides its addresses
 	state  uint8
-	stuck  bool // does not read for now
 	dirty  bool // on the loop's list of connections with something to write
 	opcode byte // of the fragmented message under way; 0: there is none
 	key    [4]byte
@@ -42,7 +40,7 @@ const readSize = 128 << 10
 // it, unless the event also told of the stream's end: then last is set and only the end itself will do.
 func (w *worker) readable(i int32, last bool) {
 	c := &w.conns[i]
-	for c.fd >= 0 && !c.stuck {
+	for c.fd >= 0 {
 		n := copy(w.buf, c.left)
 		got, err := rawRead(int(c.fd), w.buf[n:n+readSize])
 		switch {
@@ -60,12 +58,11 @@ func (w *worker) readable(i int32, last bool) {
 		w.marks.Reads++
 		w.now = w.clock()
 		c.left = c.left[:0]
-		life := c.life
 		if err := w.consume(i, w.buf[:n+got]); err != nil {
 			w.ended(i, err)
 			return
 		}
-		if c.life != life || !last && got < readSize {
+		if !last && got < readSize {
 			return
 		}
 	}
@@ -83,7 +80,12 @@ func (w *worker) consume(i int32, b []byte) error {
 		if err := checkUpgrade(string(b[:end])); err != nil {
 			return err
 		}
-		w.joined(i)
+		c.state = open
+		w.marks.Joins++
+		if !w.led.members[i].steady {
+			w.away--
+		}
+		w.dialer.flying--
 		b = b[end+4:]
 	}
 	for len(b) > 0 && c.fd >= 0 {
@@ -154,9 +156,6 @@ func (w *worker) control(i int32, opcode byte, payload []byte) error {
 		c.out = appendClientFrame(c.out, opPong, c.key, payload)
 		w.touch(i)
 	case opClose:
-		if c.state == leaving {
-			return io.EOF
-		}
 		if len(payload) >= 2 {
 			return fmt.Errorf("close frame %d %q", int(payload[0])<<8|int(payload[1]), payload[2:])
 		}

@@ -23,33 +23,23 @@ type dialer struct {
 	target   *Target
 	flying   int // handshakes under way
 	parallel int
-	opened   int
 	failed   int
-	awaited  bool // somebody waits for the handshakes and hears of failures; else a failed one is the relay's fault
-	why      string
+	err      error  // of the first that failed
 	request  []byte // scratch
 	before   string // request up to the relay id
 	after    string // request from the peer id's end on
 }
 
-// addresses are those of the n-th connection of all; src is nil where the kernel picks.
-func (t *Target) addresses(n int) (src, dst unix.Sockaddr, family int) {
-	pair := n / t.PerPair
-	to := t.Addrs[pair%len(t.Addrs)]
-	if len(t.Sources) > 0 {
-		src = sockaddr(netip.AddrPortFrom(t.Sources[pair/len(t.Addrs)%len(t.Sources)], 0))
+// source is the address of the n-th connection of all, or nil where the kernel picks.
+func (t *Target) source(n int) unix.Sockaddr {
+	if len(t.Sources) == 0 {
+		return nil
 	}
-	if to.Addr().Is4() {
-		return src, sockaddr(to), unix.AF_INET
-	}
-	return src, sockaddr(to), unix.AF_INET6
+	return sockaddr(netip.AddrPortFrom(t.Sources[n/t.PerSource%len(t.Sources)], 0))
 }
 
 func sockaddr(a netip.AddrPort) unix.Sockaddr {
-	if a.Addr().Is4() {
-		return &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}
-	}
-	return &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()}
+	return &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}
 }
 
 // prepare builds the parts of the request that all connections share.
@@ -66,6 +56,7 @@ func (d *dialer) prepare(t *Target, prefix string, parallel int) {
 	}
 	d.after += "\r\n"
 	d.target, d.parallel = t, parallel
+	d.failed, d.err = 0, nil
 }
 
 // dial begins as many queued handshakes as may be under way.
@@ -85,9 +76,7 @@ func (w *worker) dial() {
 func (w *worker) connect(i int32) error {
 	c := &w.conns[i]
 	c.state = dialing
-	c.life++
-	src, dst, family := w.dialer.target.addresses(int(c.nth))
-	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("socket: %w", err)
 	}
@@ -95,19 +84,18 @@ func (w *worker) connect(i int32) error {
 	if err := unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1); err != nil {
 		return fmt.Errorf("TCP_NODELAY: %w", err)
 	}
-	if src != nil {
-		// The port is picked at connect, when the whole four-tuple is known; otherwise all targets would share one range.
-		if family == unix.AF_INET {
-			unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1)
-		}
+	t := w.dialer.target
+	if src := t.source(int(c.nth)); src != nil {
+		// The port is picked at connect, when the whole four-tuple is known; otherwise all sources would share one range.
+		_ = unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1)
 		if err := unix.Bind(fd, src); err != nil {
 			return fmt.Errorf("bind: %w", err)
 		}
 	}
-	if err := unix.Connect(fd, dst); err != nil && err != unix.EINPROGRESS {
+	if err := unix.Connect(fd, sockaddr(t.Addr)); err != nil && err != unix.EINPROGRESS {
 		return fmt.Errorf("connect: %w", err)
 	}
-	ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET, Fd: i, Pad: c.life}
+	ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET, Fd: i}
 	if err := unix.EpollCtl(w.ep, unix.EPOLL_CTL_ADD, fd, &ev); err != nil {
 		return fmt.Errorf("epoll: %w", err)
 	}
@@ -135,50 +123,28 @@ func (w *worker) upgrade(i int32) {
 	c.state = upgrading
 }
 
-// joined is called when the handshake of a peer is complete.
-func (w *worker) joined(i int32) {
-	w.conns[i].state = open
-	w.dialer.flying--
-	w.dialer.opened++
-	w.marks.Joins++
-}
-
-// ended is called when a connection is over: refused, closed by the relay, or done leaving.
+// ended is called when a connection is over: refused, or closed by the relay, which a peer that leaves has asked for.
 func (w *worker) ended(i int32, why error) {
 	c := &w.conns[i]
 	was := c.state
 	w.closeSocket(c, false)
-	switch was {
-	case dialing, upgrading:
-		d := &w.dialer
-		d.flying--
-		d.failed++
-		if d.why == "" {
-			d.why = why.Error()
-		}
-		if !d.awaited {
-			w.led.v.add(Refused, 1, "peer %d was not let in again: %v", i, why)
-		}
-	case leaving:
-		w.leaving--
-		w.rejoin(i)
-	case open:
-		m := &w.led.members[i]
-		m.steady = false
-		if m.loose && m.stuck {
-			w.marks.Dropped++
-			return
-		}
-		w.led.v.add(Disconnected, 1, "peer %d was disconnected: %v", i, why)
-	}
-}
-
-// rejoin queues a peer that left for a new handshake under its old id.
-func (w *worker) rejoin(i int32) {
 	m := &w.led.members[i]
-	m.late = true
-	clear(m.expect)
-	w.dialer.queue = append(w.dialer.queue, i)
+	switch {
+	case was == leaving:
+		clear(m.seen)
+		w.dialer.queue = append(w.dialer.queue, i)
+		return
+	case was == open:
+		m.steady = false
+		w.led.v.add(Disconnected, 1, "peer %d was disconnected: %v", i, why)
+		return
+	}
+	d := &w.dialer
+	d.flying--
+	d.failed++
+	if d.err == nil {
+		d.err = why
+	}
 }
 
 func (w *worker) closeSocket(c *conn, reset bool) {

@@ -2,6 +2,7 @@ package load
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -13,39 +14,31 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Pattern says who receives what a sender sends.
-type Pattern string
-
-const (
-	Broadcast Pattern = ""       // senders send to their whole room
-	Direct    Pattern = "direct" // each sender has one recipient, named by targetPeerId
-	Star      Pattern = "star"   // everyone to the room's first peer, which answers each, both by targetPeerId
-)
-
 // Shape is a set of rooms and the traffic in them. A room is entirely within one worker, which so can check every copy.
 type Shape struct {
-	Rooms   int     `json:"rooms"`
-	Peers   int     `json:"peers"`           // per room
-	Loose   int     `json:"loose,omitempty"` // per room: the last ones, which leave and join or stop reading
-	Senders int     `json:"senders"`
-	Window  int     `json:"window"` // messages a sender keeps in flight (closed loop)
-	Size    int     `json:"size"`   // bytes of payload
-	Binary  bool    `json:"binary,omitempty"`
-	Pattern Pattern `json:"pattern,omitempty"`
+	Rooms   int  `json:"rooms"`
+	Peers   int  `json:"peers"` // per room
+	Senders int  `json:"senders"`
+	Window  int  `json:"window"` // messages a sender keeps in flight (closed loop)
+	Size    int  `json:"size"`   // bytes of payload
+	Binary  bool `json:"binary,omitempty"`
+	Direct  bool `json:"direct,omitempty"` // each sender has one recipient, named by targetPeerId; else its whole room
+	Star    bool `json:"star,omitempty"`   // senders send to the room's first peer, which answers each, both by targetPeerId
+	Loose   int  `json:"loose,omitempty"`  // peers per room, the last ones, which leave and come back
 }
 
 // Conns is the number of connections of the whole shape.
 func (s Shape) Conns() int { return s.Rooms * s.Peers }
 
-// Target is where connections go to. One pair of addresses serves PerPair connections, then the next pair's turn comes.
+// Target is where connections go to. One source address serves PerSource connections, then the next one's turn comes.
 type Target struct {
-	Host    string // of the Host header
-	Path    string // of the request, such as /v1
-	Query   string // kept in front of relayId and peerId
-	Secret  string
-	Addrs   []netip.AddrPort
-	Sources []netip.Addr // none: the kernel picks
-	PerPair int
+	Host      string // of the Host header
+	Path      string // of the request, such as /v1
+	Query     string // kept in front of relayId and peerId
+	Secret    string
+	Addr      netip.AddrPort // IPv4
+	Sources   []netip.Addr   // none: the kernel picks
+	PerSource int
 }
 
 // Marks are counters since the fleet started.
@@ -53,12 +46,10 @@ type Marks struct {
 	Wall      time.Duration
 	CPU       time.Duration // this process's
 	ServerCPU time.Duration // 0 without a process id
-	Delivered uint64        // valid copies received, loose peers' included
+	Delivered uint64        // valid copies received
 	Reads     uint64        // reads that brought something: how far the relay batched
 	Joins     uint64        // handshakes completed
 	Pings     uint64        // the relay's heartbeats, all answered
-	Dropped   uint64        // loose peers that the relay closed
-	Completed uint64        // messages whose last copy arrived
 }
 
 // Edge says what a Mark means for the histograms, which hold the messages that were due between begin and end.
@@ -69,13 +60,6 @@ const (
 	Begin
 	End
 )
-
-// Handshakes is the outcome of connecting.
-type Handshakes struct {
-	Opened, Failed int
-	Why            string // the first failure
-	Took           time.Duration
-}
 
 // Fleet is the clients of one measurement, on one thread for each of its CPUs.
 type Fleet struct {
@@ -126,6 +110,16 @@ func (f *Fleet) do(act func(w *worker)) {
 	}
 }
 
+// gather asks every worker for something, on its own thread.
+func gather[T any](f *Fleet, ask func(w *worker) T) (out []T) {
+	parts := make(chan T, len(f.workers))
+	f.do(func(w *worker) { parts <- ask(w) })
+	for range f.workers {
+		out = append(out, <-parts)
+	}
+	return out
+}
+
 // await lets every worker begin something, and waits until all are done, the limit is reached or ctx ends. The
 // condition is looked at on the worker's thread.
 func (f *Fleet) await(ctx context.Context, limit time.Duration, begin func(w *worker) (done func() bool)) error {
@@ -145,81 +139,45 @@ func (f *Fleet) await(ctx context.Context, limit time.Duration, begin func(w *wo
 	return nil
 }
 
-// Connect opens the rooms of a shape, spread over the workers, at most parallel handshakes at a time.
-func (f *Fleet) Connect(ctx context.Context, limit time.Duration, t *Target, shape Shape, parallel int) (Handshakes, error) {
+// Connect opens the rooms of a shape, spread over the workers, at most parallel handshakes at a time, and tells how long
+// that took. It fails if any of them does.
+func (f *Fleet) Connect(ctx context.Context, limit time.Duration, t *Target, shape Shape, parallel int) (time.Duration, error) {
 	n := len(f.workers)
-	failed := make(chan error, n)
-	begin := map[*worker]func(){}
+	type part struct {
+		Shape
+		room, conn int // the first ones
+	}
+	parts := map[*worker]part{}
 	for i, w := range f.workers {
-		part := shape
-		part.Rooms = shape.Rooms*(i+1)/n - shape.Rooms*i/n
-		room, conn := f.rooms, f.conns
-		f.rooms += part.Rooms
-		f.conns += part.Conns()
-		begin[w] = func() {
-			w.dialer.prepare(t, f.prefix, max(parallel/n, 1))
-			if part.Rooms == 0 {
-				return
-			}
-			if err := w.build(part, uint32(room), int32(conn)); err != nil {
-				failed <- err
-			}
-		}
+		p := part{shape, f.rooms, f.conns}
+		p.Rooms = shape.Rooms*(i+1)/n - shape.Rooms*i/n
+		parts[w] = p
+		f.rooms += p.Rooms
+		f.conns += p.Conns()
 	}
-	h, err := f.handshakes(ctx, limit, func(w *worker) { begin[w]() })
-	select {
-	case err = <-failed:
-	default:
-	}
-	return h, err
-}
-
-// Storm resets every connection, opens all of them again and tells how that went.
-func (f *Fleet) Storm(ctx context.Context, limit time.Duration) (Handshakes, error) {
-	f.do(func(w *worker) {
-		for i := range w.conns {
-			w.closeSocket(&w.conns[i], true)
-		}
-	})
-	return f.handshakes(ctx, limit, func(w *worker) {
-		for i := range w.conns {
-			w.rejoin(int32(i))
-		}
-	})
-}
-
-// handshakes waits until every queued connection is open or has failed.
-func (f *Fleet) handshakes(ctx context.Context, limit time.Duration, begin func(w *worker)) (h Handshakes, err error) {
 	began := time.Now()
-	err = f.await(ctx, limit, func(w *worker) func() bool {
+	err := f.await(ctx, limit, func(w *worker) func() bool {
 		d := &w.dialer
-		d.opened, d.failed, d.why, d.awaited = 0, 0, "", true
-		begin(w)
+		d.prepare(t, f.prefix, max(parallel/n, 1))
+		if p := parts[w]; p.Rooms > 0 {
+			d.err = w.build(p.Shape, uint32(p.room), int32(p.conn))
+		}
 		return func() bool { return len(d.queue) == 0 && d.flying == 0 }
 	})
-	h.Took = time.Since(began)
+	took := time.Since(began)
 	if err != nil {
-		return h, err
+		return took, err
 	}
-	f.do(func(w *worker) {
+	return took, errors.Join(gather(f, func(w *worker) error {
 		d := &w.dialer
-		d.awaited = false
-		if n := len(d.queue) + d.flying; n > 0 && d.why == "" {
-			d.why = fmt.Sprintf("%d handshakes not complete after %s", n, limit)
+		if n := len(d.queue) + d.flying; n > 0 {
+			return fmt.Errorf("%d handshakes not complete after %s", n, limit)
 		}
-	})
-	for _, w := range f.workers {
-		d := &w.dialer
-		h.Opened += d.opened
-		h.Failed += d.failed + len(d.queue) + d.flying
-		if h.Why == "" {
-			h.Why = d.why
+		if d.failed > 0 {
+			return fmt.Errorf("%d of %d connections failed: %w", d.failed, parts[w].Conns(), d.err)
 		}
-	}
-	if h.Failed > 0 {
-		err = fmt.Errorf("%d of %d connections failed: %s", h.Failed, h.Opened+h.Failed, h.Why)
-	}
-	return h, err
+		return d.err
+	})...)
 }
 
 // Greet lets every peer send a ping and waits for the pongs. A handshake's answer may reach us before the relay has put
@@ -246,20 +204,16 @@ func (f *Fleet) Greet(ctx context.Context, limit time.Duration) error {
 	return err
 }
 
-// Begin starts traffic: a closed loop, or rate messages per second in all, while churn loose peers per second leave
-// and come back.
-func (f *Fleet) Begin(rate, churn float64) {
-	n := float64(len(f.workers))
-	f.do(func(w *worker) { w.start(rate/n, churn/n) })
+// Begin starts traffic: a closed loop, or rate messages per second in all. Where a shape has loose peers the loop is
+// closed, and rate is how many of them leave per second.
+func (f *Fleet) Begin(rate float64) {
+	f.do(func(w *worker) { w.start(rate / float64(len(f.workers))) })
 }
-
-// Stick makes the loose peers stop reading, or read again.
-func (f *Fleet) Stick(on bool) { f.do(func(w *worker) { w.stick(on) }) }
 
 // Mark reads the counters and, in the same moment, the CPU clocks of this process and of the server's.
 func (f *Fleet) Mark(pid int, at Edge) Marks {
-	parts := make(chan Marks, len(f.workers))
-	f.do(func(w *worker) {
+	var t Marks
+	for _, m := range gather(f, func(w *worker) Marks {
 		m := w.marks
 		m.Wall = time.Duration(w.clock())
 		if w == f.workers[0] {
@@ -267,11 +221,8 @@ func (f *Fleet) Mark(pid int, at Edge) Marks {
 			m.ServerCPU = CPUClock(pid)
 		}
 		w.edge(at, int64(m.Wall))
-		parts <- m
-	})
-	var t Marks
-	for range f.workers {
-		m := <-parts
+		return m
+	}) {
 		t.Wall = max(t.Wall, m.Wall)
 		t.CPU += m.CPU
 		t.ServerCPU += m.ServerCPU
@@ -279,8 +230,6 @@ func (f *Fleet) Mark(pid int, at Edge) Marks {
 		t.Reads += m.Reads
 		t.Joins += m.Joins
 		t.Pings += m.Pings
-		t.Dropped += m.Dropped
-		t.Completed += m.Completed
 	}
 	return t
 }
@@ -289,16 +238,11 @@ func (f *Fleet) Mark(pid int, at Edge) Marks {
 // itself was with sending.
 func (f *Fleet) Histograms() (latency, lag *hdrhistogram.Histogram) {
 	latency, lag = histogram(), histogram()
-	parts := make(chan func(), len(f.workers))
-	f.do(func(w *worker) {
-		x, y := w.latency.Export(), w.lag.Export()
-		parts <- func() {
-			latency.Merge(hdrhistogram.Import(x))
-			lag.Merge(hdrhistogram.Import(y))
-		}
-	})
-	for range f.workers {
-		(<-parts)()
+	for _, pair := range gather(f, func(w *worker) [2]*hdrhistogram.Snapshot {
+		return [2]*hdrhistogram.Snapshot{w.latency.Export(), w.lag.Export()}
+	}) {
+		latency.Merge(hdrhistogram.Import(pair[0]))
+		lag.Merge(hdrhistogram.Import(pair[1]))
 	}
 	return latency, lag
 }
@@ -311,25 +255,24 @@ const quiet = 2 * time.Second
 func (f *Fleet) Halt(ctx context.Context, limit time.Duration) (Violations, error) {
 	err := f.await(ctx, limit, func(w *worker) func() bool {
 		w.traffic.running = false
-		got, joins, last := w.led.got, w.marks.Joins, w.clock()
+		progress := func() uint64 { return w.led.got + w.marks.Joins }
+		at, last := progress(), w.clock()
 		return func() bool {
-			if w.led.got != got || w.marks.Joins != joins {
-				got, joins, last = w.led.got, w.marks.Joins, w.clock()
+			if progress() != at {
+				at, last = progress(), w.clock()
 			}
-			return w.led.got >= w.led.due && w.away() == 0 || w.clock()-last > int64(quiet)
+			return w.led.got >= w.led.due && w.away == 0 || w.clock()-last > int64(quiet)
 		}
-	})
-	parts := make(chan Violations, len(f.workers))
-	f.do(func(w *worker) {
-		if n := w.away(); n > 0 {
-			w.led.v.add(Refused, n, "%d peers left and did not come back: no answer to their close frame or to their handshake", n)
-		}
-		w.led.settle()
-		parts <- w.led.v
 	})
 	var v Violations
-	for range f.workers {
-		v.merge(<-parts)
+	for _, part := range gather(f, func(w *worker) Violations {
+		if w.away > 0 {
+			w.led.v.add(Disconnected, w.away, "%d peers that left are not back: no answer to their close frame or their handshake", w.away)
+		}
+		w.led.settle()
+		return w.led.v
+	}) {
+		v.merge(part)
 	}
 	return v, err
 }
@@ -338,21 +281,17 @@ func (f *Fleet) Halt(ctx context.Context, limit time.Duration) (Violations, erro
 // kernel's queue for loopback packets, and its retransmissions.
 const onceWindow = 64
 
-// Once sends one message on every stream and tells how many peers were served: recipients with their copies, and senders
-// whose message reached everyone.
-func (f *Fleet) Once(ctx context.Context, limit time.Duration) (served int, err error) {
-	before := f.Mark(0, Within)
-	err = f.await(ctx, limit, func(w *worker) func() bool {
+// Once sends one message on every stream and waits for the copies.
+func (f *Fleet) Once(ctx context.Context, limit time.Duration) error {
+	return f.await(ctx, limit, func(w *worker) func() bool {
 		w.now = w.clock()
-		first := min(onceWindow, len(w.starters))
-		w.once = w.starters[first:]
-		for _, s := range w.starters[:first] {
-			w.send(s, w.now)
+		w.once = len(w.led.streams)
+		for i := 0; i < onceWindow && w.once > 0; i++ {
+			w.once--
+			w.send(int32(w.once), w.now)
 		}
-		return func() bool { return len(w.once) == 0 && w.led.got >= w.led.due }
+		return func() bool { return w.once == 0 && w.led.got >= w.led.due }
 	})
-	after := f.Mark(0, Within)
-	return int(after.Delivered - before.Delivered + after.Completed - before.Completed), err
 }
 
 // CPUClock is the CPU time a process has used, in nanoseconds where /proc counts in ticks of 10 ms: Linux makes the

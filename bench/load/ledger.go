@@ -9,13 +9,12 @@ import (
 
 // What a relay must never do. A run with any of it is a failure.
 const (
-	Lost         = "lost"                   // never arrived at a recipient that stayed connected
-	Duplicated   = "doubled"                // arrived twice
-	Reordered    = "out of order"           // arrived after a later one of the same sender
-	Stranger     = "to a stranger"          // arrived at a peer it was not for
-	Corrupted    = "corrupted"              // bytes changed, or a frame that is no WebSocket frame
-	Disconnected = "peers disconnected"     // by the relay, without cause
-	Refused      = "peers not let in again" // or their close frame met no answer
+	Lost         = "lost"               // never arrived at a recipient that stayed connected
+	Duplicated   = "doubled"            // arrived twice
+	Reordered    = "out of order"       // arrived after a later one of the same sender
+	Stranger     = "to a stranger"      // arrived at a peer it was not for
+	Corrupted    = "corrupted"          // bytes changed, or a frame that is no WebSocket frame
+	Disconnected = "peers disconnected" // by the relay, without cause
 )
 
 // Violations counts it, and keeps the first few in words: they say what is wrong, the counts how much.
@@ -74,8 +73,8 @@ type stream struct {
 	slot   int32 // index into each member's expectations
 	sender int32 // peer index
 	target int32 // peer index, or everyone
+	then   int32 // the stream whose next message follows a completed one: itself, or its answer
 	copies int32 // recipients whose copies complete a message
-	then   int32 // the stream whose next message follows a completed one: itself, or its partner's
 	first  int32 // who should receive it: peers from first
 	past   int32 // to before past, the sender excepted
 	next   uint32
@@ -86,16 +85,12 @@ type stream struct {
 // member is what the ledger knows of a peer.
 type member struct {
 	room uint32
-	// late peers joined while traffic was flowing: their first message of a stream sets where counting begins.
-	late bool
-	// loose peers may miss messages (they leave, or do not read), so no message waits for them.
-	loose bool
-	// stuck peers stopped reading: the relay may close them, so what they miss is not counted.
-	stuck bool
 	// steady peers have been connected since their first handshake.
 	steady bool
-	// expect is the next sequence number by the stream's slot; 0 is "none seen yet" and means 1 unless the peer is late.
-	expect []uint32
+	// loose peers leave and come back, so no message waits for them.
+	loose bool
+	// seen is the last sequence number by the stream's slot; 0: none since the handshake.
+	seen []uint32
 }
 
 // gap is a message that was skipped at a peer.
@@ -106,8 +101,8 @@ type ledger struct {
 	streams []stream
 	members []member
 	gaps    map[gap]struct{}
-	due     uint64 // copies that firm recipients should get of what was sent so far
-	got     uint64 // copies they did get
+	due     uint64 // copies that should arrive of what was sent so far
+	got     uint64 // copies that did
 	v       Violations
 }
 
@@ -129,19 +124,14 @@ func (l *ledger) arrive(peer int32, h *msgHead) (counts, completed bool) {
 		l.v.add(Corrupted, 1, "peer %d got message %d of stream %d, which was never sent", peer, h.seq, h.stream)
 		return false, false
 	}
-	want := m.expect[s.slot]
-	if want == 0 {
-		want = 1
-		if m.late {
-			want = h.seq
-		}
+	want := m.seen[s.slot] + 1
+	if m.loose && want == 1 {
+		want = h.seq // it has joined amid the stream
 	}
-	if h.seq != want && !l.outOfTurn(peer, h, m, want) {
+	if h.seq != want && !l.outOfTurn(peer, h, want) {
 		return false, false
 	}
-	if h.seq >= want {
-		m.expect[s.slot] = h.seq + 1
-	}
+	m.seen[s.slot] = max(m.seen[s.slot], h.seq)
 	if m.loose {
 		return true, false
 	}
@@ -152,12 +142,10 @@ func (l *ledger) arrive(peer int32, h *msgHead) (counts, completed bool) {
 }
 
 // outOfTurn notes a gap, or tells a late arrival from a second one; it returns whether the message is new.
-func (l *ledger) outOfTurn(peer int32, h *msgHead, m *member, want uint32) bool {
+func (l *ledger) outOfTurn(peer int32, h *msgHead, want uint32) bool {
 	if h.seq > want {
-		if !m.stuck {
-			for seq := want; seq < h.seq; seq++ {
-				l.gaps[gap{uint32(peer), h.stream, seq}] = struct{}{}
-			}
+		for seq := want; seq < h.seq; seq++ {
+			l.gaps[gap{uint32(peer), h.stream, seq}] = struct{}{}
 		}
 		return true
 	}
@@ -190,7 +178,7 @@ func (l *ledger) settle() {
 			if m.loose || p == s.sender && s.target != p || !m.steady || !l.members[s.sender].steady {
 				continue
 			}
-			want := max(m.expect[s.slot], 1)
+			want := m.seen[s.slot] + 1
 			if missing := s.next - want; missing > 0 {
 				l.v.add(Lost, int(missing), "peer %d never got messages %d to %d of stream %d", p, want, s.next-1, i)
 			}

@@ -8,69 +8,66 @@ import (
 // build adds the rooms of a shape, their peers and the streams between them, and queues the peers for their handshakes.
 // nth is the first peer's number among all of the fleet, which decides its addresses.
 func (w *worker) build(s Shape, firstRoom uint32, nth int32) error {
-	if s.Rooms < 1 || s.Peers < 2 || s.Senders < 1 || s.Senders > s.Peers-s.Loose {
-		return fmt.Errorf("a shape of %d rooms with %d peers, %d senders, %d loose makes no sense", s.Rooms, s.Peers, s.Senders, s.Loose)
+	if s.Rooms < 1 || s.Peers < 2 || s.Senders < 1 || s.Senders > s.Peers-s.Loose || s.Star && s.Senders == s.Peers {
+		return fmt.Errorf("a shape of %d rooms with %d peers, %d senders makes no sense", s.Rooms, s.Peers, s.Senders)
 	}
 	if s.Size < MinSize || s.Size > MaxSize || w.shape.Size != 0 && w.shape.Size != s.Size {
 		return fmt.Errorf("messages of %d bytes: want %d to %d, and one size in a fleet", s.Size, MinSize, MaxSize)
 	}
 	w.shape = s
-	slots := s.Senders
-	if s.Pattern == Star {
-		slots = 2 * (s.Peers - 1)
-	}
+	pairs := s.pairs()
 	for r := range s.Rooms {
 		room, first := firstRoom+uint32(r), int32(len(w.conns))
-		expect := make([]uint32, slots*s.Peers)
+		seen := make([]uint32, len(pairs)*s.Peers)
 		for p := range s.Peers {
 			i := int32(len(w.conns))
 			key := [4]byte{byte(i>>24) ^ 0x5a, byte(i>>16) ^ 0xa5, byte(i>>8) ^ 0x3c, byte(i) | 1}
 			w.conns = append(w.conns, conn{fd: -1, key: key, nth: nth})
 			w.led.members = append(w.led.members, member{
-				room: room, loose: p >= s.Peers-s.Loose, steady: true, expect: expect[p*slots : (p+1)*slots],
+				room: room, steady: true, loose: p >= s.Peers-s.Loose, seen: seen[p*len(pairs) : (p+1)*len(pairs)],
 			})
 			w.dialer.queue = append(w.dialer.queue, i)
 			nth++
 		}
-		w.addStreams(s, room, first)
+		for slot, pair := range pairs {
+			w.addStream(&s, room, first, int32(slot), pair[0], pair[1])
+		}
 	}
 	return nil
 }
 
-// addStreams makes the streams of one room, whose peers start at first.
-func (w *worker) addStreams(s Shape, room uint32, first int32) {
-	if s.Pattern == Star {
-		for p := int32(1); p < int32(s.Peers); p++ {
-			up := w.addStream(room, 2*(p-1), first+p, first, first)
-			down := w.addStream(room, 2*(p-1)+1, first, first+p, first)
-			w.led.streams[up].then, w.led.streams[down].then = down, up
-			w.starters = append(w.starters, up)
+// pairs are the sender and the target, or everyone, of each of a room's streams.
+func (s *Shape) pairs() (out [][2]int32) {
+	for p := range int32(s.Senders) {
+		switch {
+		case s.Star:
+			out = append(out, [2]int32{p + 1, 0}, [2]int32{0, p + 1})
+		case s.Direct:
+			out = append(out, [2]int32{p, (p + 1) % int32(s.Peers)})
+		default:
+			out = append(out, [2]int32{p, everyone})
 		}
-		return
 	}
-	for p := int32(0); p < int32(s.Senders); p++ {
-		target := int32(everyone)
-		if s.Pattern == Direct {
-			target = first + (p+1)%int32(s.Peers)
-		}
-		w.starters = append(w.starters, w.addStream(room, p, first+p, target, first))
-	}
+	return out
 }
 
-func (w *worker) addStream(room uint32, slot, sender, target, first int32) int32 {
-	s := &w.shape
+// addStream makes one stream of a room, whose peers start at first.
+func (w *worker) addStream(s *Shape, room uint32, first, slot, from, to int32) {
 	n := int32(len(w.led.streams))
 	x := stream{
-		room: room, slot: slot, sender: sender, target: target, copies: int32(s.Peers - s.Loose - 1), then: n, next: 1,
+		room: room, slot: slot, sender: first + from, target: everyone, then: n, copies: int32(s.Peers - s.Loose - 1), next: 1,
 		first: first, past: first + int32(s.Peers), left: make([]int32, max(s.Window, 1)),
 	}
-	if target != everyone {
-		x.copies, x.first, x.past = 1, target, target+1
+	if to != everyone {
+		x.target = first + to
+		x.copies, x.first, x.past = 1, x.target, x.target+1
 	}
-	payload := appendMessage(nil, s.Size, room, uint32(n), int(target))
-	x.stamp = newStamp(s.opcode(), w.conns[sender].key, payload, target != everyone)
+	if s.Star {
+		x.then = n ^ 1 // question and answer stand beside each other
+	}
+	payload := appendMessage(nil, s.Size, room, uint32(n), int(x.target))
+	x.stamp = newStamp(s.opcode(), w.conns[x.sender].key, payload, to != everyone)
 	w.led.streams = append(w.led.streams, x)
-	return n
 }
 
 // opcode is that of the shape's messages.
@@ -84,59 +81,49 @@ func (s *Shape) opcode() byte {
 // traffic is what the worker is sending, and when the next message is due.
 type traffic struct {
 	running bool
-	rate    float64 // messages per second, 0: closed loop
+	closed  bool    // a message follows the completed one before
+	rate    float64 // else messages per second; of a closed loop the peers that leave
 	began   int64   // first message's intended time
-	sent    uint64  // messages since then
-	churn   float64 // departures per second
-	left    uint64  // departures since began
-	leaver  int32   // who left last
+	sent    uint64  // messages, or peers that left, since then
 }
 
 // start begins the traffic. In a closed loop every stream puts its window on the way and then follows completions.
-func (w *worker) start(rate, churn float64) {
+func (w *worker) start(rate float64) {
 	w.now = w.clock()
-	w.traffic = traffic{running: true, rate: rate, churn: churn, began: w.now}
-	if rate > 0 {
+	w.traffic = traffic{running: true, closed: rate == 0 || w.shape.Loose > 0, rate: rate, began: w.now}
+	if !w.traffic.closed {
 		return
 	}
 	for range max(w.shape.Window, 1) {
-		for _, s := range w.starters {
-			w.send(s, w.now)
+		for n := range w.led.streams {
+			if w.led.streams[n].then >= int32(n) { // an answer has to wait
+				w.send(int32(n), w.now)
+			}
 		}
 	}
 }
 
-// due sends what the open loop's clock asks for and lets churning peers leave; it returns the time of the next event.
-// A message keeps its intended time, however late it is sent: waiting in the load counts as the relay's latency would.
+// due sends what the clock asks for, or lets peers leave, and returns the time of the next one. A message keeps its intended
+// time, however late it is sent: waiting in the load counts as the relay's latency would.
 func (w *worker) due() int64 {
 	t := &w.traffic
-	if !t.running || t.rate == 0 && t.churn == 0 {
+	n := uint64(len(w.led.streams))
+	if !t.running || t.rate == 0 || n == 0 {
 		return math.MaxInt64
 	}
-	w.now = w.clock()
-	next := w.pace(t.rate, &t.sent, func(at int64) {
-		if w.records(at) {
-			w.lag.RecordValue(w.now - at)
-		}
-		if len(w.starters) > 0 {
-			w.send(w.starters[t.sent%uint64(len(w.starters))], at)
-		}
-	})
-	return min(next, w.pace(t.churn, &t.left, func(int64) { w.leave() }))
-}
-
-// pace does something as often as a rate asks for since the traffic began, and returns when the next time is.
-func (w *worker) pace(rate float64, done *uint64, act func(at int64)) int64 {
-	if rate == 0 {
-		return math.MaxInt64
-	}
-	for {
-		at := w.traffic.began + int64(float64(*done)*1e9/rate)
+	for w.now = w.clock(); ; t.sent++ {
+		at := t.began + int64(float64(t.sent)*1e9/t.rate)
 		if at > w.now {
 			return at
 		}
-		act(at)
-		*done++
+		if t.closed {
+			w.leave()
+			continue
+		}
+		if w.records(at) {
+			_ = w.lag.RecordValue(w.now - at)
+		}
+		w.send(int32(t.sent%n), at)
 	}
 }
 
@@ -159,47 +146,32 @@ func (w *worker) arrived(i int32, h *msgHead) {
 		return
 	}
 	w.marks.Delivered++
-	if w.traffic.rate > 0 && !w.led.members[i].stuck && w.records(h.sent) {
-		w.latency.RecordValue(w.now - h.sent)
+	if !w.traffic.closed && w.records(h.sent) {
+		_ = w.latency.RecordValue(w.now - h.sent)
 	}
 	if !completed {
 		return
 	}
-	w.marks.Completed++
-	if w.traffic.running && w.traffic.rate == 0 {
+	if w.traffic.running && w.traffic.closed {
 		w.send(w.led.streams[h.stream].then, w.now)
-	} else if len(w.once) > 0 {
-		n := w.once[0]
-		w.once = w.once[1:]
-		w.send(n, w.now)
+	} else if w.once > 0 {
+		w.once--
+		w.send(int32(w.once), w.now)
 	}
 }
 
-// leave lets the next loose peer that is there go, with a close frame as a browser sends it.
+// leave lets the next loose peer that is there go, with a close frame as a browser sends it. The relay's answer brings it
+// back.
 func (w *worker) leave() {
 	for range w.conns {
-		w.traffic.leaver = (w.traffic.leaver + 1) % int32(len(w.conns))
-		i := w.traffic.leaver
-		if c := &w.conns[i]; w.led.members[i].loose && c.state == open {
+		w.leaver = (w.leaver + 1) % int32(len(w.conns))
+		m, c := &w.led.members[w.leaver], &w.conns[w.leaver]
+		if m.loose && c.state == open {
 			c.out = appendClientFrame(c.out, opClose, c.key, []byte{0x03, 0xe8})
-			c.state = leaving
-			w.leaving++
-			w.touch(i)
+			c.state, m.steady = leaving, false
+			w.away++
+			w.touch(w.leaver)
 			return
-		}
-	}
-}
-
-func (w *worker) stick(on bool) {
-	for i := range w.conns {
-		m, c := &w.led.members[i], &w.conns[i]
-		if !m.loose {
-			continue
-		}
-		c.stuck = on
-		m.stuck = m.stuck || on
-		if !on && c.fd >= 0 {
-			w.readable(int32(i), true)
 		}
 	}
 }

@@ -9,7 +9,6 @@ package load
 
 import (
 	"fmt"
-	"io"
 	"math"
 	"runtime"
 	"syscall"
@@ -22,27 +21,27 @@ import (
 
 // worker is one thread and its clients. Everything in it belongs to that thread; others come in by call.
 type worker struct {
-	cpu      int
-	ep       int
-	wake     int // eventfd: there are calls
-	calls    chan func()
-	events   []unix.EpollEvent
-	buf      []byte
-	base     time.Time
-	now      int64 // nanoseconds since base, as of the last read
-	conns    []conn
-	led      *ledger
-	shape    Shape
-	starters []int32 // streams that begin by themselves
-	dirty    []int32
-	dialer   dialer
-	traffic  traffic
-	marks    Marks
-	pongs    int     // answers to Greet
-	leaving  int     // peers whose close frame is written
-	once     []int32 // streams that Once has still to send on
-	latency  *hdrhistogram.Histogram
-	lag      *hdrhistogram.Histogram
+	cpu     int
+	ep      int
+	wake    int // eventfd: there are calls
+	calls   chan func()
+	events  []unix.EpollEvent
+	buf     []byte
+	base    time.Time
+	now     int64 // nanoseconds since base, as of the last read
+	conns   []conn
+	led     *ledger
+	shape   Shape
+	dirty   []int32
+	dialer  dialer
+	traffic traffic
+	marks   Marks
+	away    int   // peers that left and are not back
+	leaver  int32 // who left last
+	pongs   int   // answers to Greet
+	once    int   // streams that Once has still to send on
+	latency *hdrhistogram.Histogram
+	lag     *hdrhistogram.Histogram
 
 	// Of which messages latency and lag are recorded, by the time they were due.
 	recordFrom, recordTo int64
@@ -137,16 +136,11 @@ func (w *worker) event(ev unix.EpollEvent) {
 		return
 	}
 	c := &w.conns[i]
-	if c.fd < 0 || c.life != ev.Pad {
+	if c.fd < 0 {
 		return
 	}
 	last := ev.Events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0
 	switch {
-	case c.stuck:
-		if ev.Events&(unix.EPOLLHUP|unix.EPOLLERR) != 0 {
-			w.ended(i, io.EOF)
-		}
-		return
 	case c.state == dialing:
 		w.upgrade(i)
 		return
@@ -193,6 +187,3 @@ func (w *worker) edge(at Edge, now int64) {
 
 // records tells whether a message that was due at a time belongs to the measurement.
 func (w *worker) records(due int64) bool { return due >= w.recordFrom && due < w.recordTo }
-
-// away is how many peers have left and are on their way back.
-func (w *worker) away() int { return w.leaving + len(w.dialer.queue) + w.dialer.flying }

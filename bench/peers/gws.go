@@ -1,10 +1,7 @@
 package main
 
 import (
-	"bufio"
-	"net"
 	"net/http"
-	"sync/atomic"
 
 	"github.com/lxzan/gws"
 )
@@ -13,138 +10,64 @@ import (
 // every message. Choices:
 //   - Broadcaster also for a message with one recipient. It encodes once and queues on each connection; WriteMessage would
 //     overtake what is queued, and waits for the slow: a peer that does not read would stall everyone who writes to it,
-//     which the contract forbids. The server gws-sync uses it nevertheless, for a single recipient with nothing queued.
-//   - The library's write queue has no bound. UpgradeFromConn therefore gets the socket inside a net.Conn that counts what
-//     is written; what is queued and not written may not exceed the limit, or the connection is closed.
+//     which the contract forbids.
+//   - The library's write queue has no bound, and gets none here: what waits for a peer that does not read is the relay's
+//     memory. A relay for others' peers would count it, which costs a little.
 //   - ParallelEnabled is off: with it, messages of one sender would overtake each other.
 //   - ReadLoop runs in a goroutine of its own and not in net/http's, as the library's README advises.
 //   - The read buffer is 1 KiB: at the library's 4 KiB a silent peer takes 13 KB instead of 9.
 type gwsRelay struct {
 	gws.BuiltinEventHandler
 	*relay
-	sync     bool
-	upgrader *gws.Upgrader
 }
 
-// gwsConn is a connection: as a net.Conn it is what gws writes to.
-type gwsConn struct {
-	net.Conn
-	socket  *gws.Conn
-	member  *member
-	limit   int64
-	waiting atomic.Int64 // bytes of frames queued and not written
-}
-
-// session leads from a socket to its connection. Of SessionStorage it has the method set; nothing calls it.
+// session leads from a socket to its member. Of SessionStorage it has the method set; nothing calls it.
 type session struct {
 	gws.SessionStorage
-	conn *gwsConn
+	member *member
 }
 
-const gwsReadBuffer = 1 << 10
+func memberOf(socket *gws.Conn) *member { return socket.Session().(*session).member }
 
-func serveGWS(r *relay) error     { return newGWS(r, false) }
-func serveGWSSync(r *relay) error { return newGWS(r, true) }
-
-func newGWS(r *relay, sync bool) error {
-	g := &gwsRelay{relay: r, sync: sync}
-	g.upgrader = gws.NewUpgrader(g, &gws.ServerOption{
-		ReadMaxPayloadSize: maxMessageBytes, ReadBufferSize: gwsReadBuffer, Recovery: gws.Recovery,
+func serveGWS(r *relay) error {
+	u := gws.NewUpgrader(&gwsRelay{relay: r}, &gws.ServerOption{
+		ReadMaxPayloadSize: maxMessageBytes, ReadBufferSize: 1 << 10, Recovery: gws.Recovery,
 		NewSession: func() gws.SessionStorage { return new(session) },
 	})
-	return serve(r.settings, g.upgrade)
+	return serve(r.settings, func(w http.ResponseWriter, req *http.Request, relayID, peerID string) {
+		if socket, err := u.Upgrade(w, req); err == nil { // else Upgrade has answered
+			socket.Session().(*session).member = r.join(relayID, peerID, gwsConn{socket})
+			go socket.ReadLoop()
+		}
+	})
 }
 
-func (g *gwsRelay) upgrade(w http.ResponseWriter, req *http.Request, relayID, peerID string) {
-	raw, _, err := http.NewResponseController(w).Hijack()
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
-		return
-	}
-	c := &gwsConn{Conn: raw, limit: int64(g.settings.maxQueueBytes)}
-	if c.socket, err = g.upgrader.UpgradeFromConn(c, bufio.NewReaderSize(c, gwsReadBuffer), req); err != nil {
-		return // UpgradeFromConn has answered and closed
-	}
-	c.waiting.Store(0)
-	c.socket.Session().(*session).conn = c
-	c.member = g.join(relayID, peerID, c)
-	go c.socket.ReadLoop()
-}
-
-func connOf(socket *gws.Conn) *gwsConn { return socket.Session().(*session).conn }
-
-func (g *gwsRelay) OnClose(socket *gws.Conn, _ error) { g.leave(connOf(socket).member) }
+func (g *gwsRelay) OnClose(socket *gws.Conn, _ error) { g.leave(memberOf(socket)) }
 
 func (g *gwsRelay) OnPing(socket *gws.Conn, payload []byte) {
-	c := connOf(socket)
-	c.member.heard.Store(true)
-	if c.reserve(len(payload)) {
-		socket.WritePong(payload)
-	}
+	memberOf(socket).heard.Store(true)
+	_ = socket.WritePong(payload)
 }
 
-func (g *gwsRelay) OnMessage(socket *gws.Conn, message *gws.Message) {
-	defer message.Close()
-	from, payload, text := connOf(socket).member, message.Bytes(), message.Opcode == gws.OpcodeText
-	if from.answered(text, payload) {
+func (g *gwsRelay) OnMessage(socket *gws.Conn, frame *gws.Message) {
+	defer frame.Close()
+	from, m := memberOf(socket), &message{text: frame.Opcode == gws.OpcodeText, payload: frame.Bytes()}
+	if from.answered(m) {
 		return
 	}
-	to, except := from.recipients(text, payload)
-	if g.sync {
-		if c := single(to, except); c != nil && c.waiting.Load() == 0 && c.reserve(len(payload)) {
-			c.socket.WriteMessage(message.Opcode, payload)
-			return
+	to, except := from.recipients(m)
+	b := gws.NewBroadcaster(frame.Opcode, m.payload)
+	for _, x := range to {
+		if x != except {
+			_ = b.Broadcast(x.conn.(gwsConn).Conn)
 		}
 	}
-	b := gws.NewBroadcaster(message.Opcode, payload)
-	for _, m := range to {
-		if c := m.conn.(*gwsConn); m != except && c.reserve(len(payload)) {
-			b.Broadcast(c.socket)
-		}
-	}
-	b.Close()
+	_ = b.Close()
 }
 
-// single is the only recipient, or nil if there are more or none.
-func single(to []*member, except *member) (one *gwsConn) {
-	for _, m := range to {
-		switch {
-		case m == except:
-		case one != nil:
-			return nil
-		default:
-			one = m.conn.(*gwsConn)
-		}
-	}
-	return one
-}
+type gwsConn struct{ *gws.Conn }
 
-func (c *gwsConn) send(text bool, payload []byte) {
-	if c.reserve(len(payload)) { // only pings and pongs come this way
-		c.socket.WriteAsync(gws.OpcodeText, payload, nil)
-	}
-}
+// send is for pings and pongs only.
+func (c gwsConn) send(m *message) { c.WriteAsync(gws.OpcodeText, m.payload, nil) }
 
-func (c *gwsConn) close() { c.Close() }
-
-// reserve counts a frame that is about to be queued, or closes a connection that is too slow for it.
-func (c *gwsConn) reserve(payloadLen int) bool {
-	frame := int64(payloadLen) + 2
-	switch {
-	case payloadLen > 65535:
-		frame += 8
-	case payloadLen > 125:
-		frame += 2
-	}
-	if c.waiting.Add(frame) > c.limit {
-		c.Close()
-		return false
-	}
-	return true
-}
-
-func (c *gwsConn) Write(b []byte) (int, error) {
-	n, err := c.Conn.Write(b)
-	c.waiting.Add(int64(-n))
-	return n, err
-}
+func (c gwsConn) close() { _ = c.NetConn().Close() }

@@ -2,8 +2,8 @@
 // with. Its first argument names the library.
 //
 // The room table (room.go), the plain requests and the settings are shared, so that what a measurement tells apart is the
-// library and the style it asks for: a handler and a goroutine per connection (gws.go), two goroutines and a queue between
-// them (pumped.go), an event loop (nbhttp.go). None of them negotiates compression.
+// library and the style it asks for: a handler and a goroutine per connection (gws.go), two goroutines and a channel
+// between them (gorilla.go), an event loop (nbhttp.go). None of them negotiates compression.
 package main
 
 import (
@@ -27,26 +27,22 @@ const maxMessageBytes = 1 << 20
 type settings struct {
 	addr          string
 	checkInterval time.Duration
-	maxQueueBytes int // waiting for one peer; a peer that falls behind by more is closed
 }
 
 // upgrade takes over a connection that asks for WebSocket.
 type upgrade func(w http.ResponseWriter, r *http.Request, relayID, peerID string)
 
 func main() {
-	s := settings{addr: net.JoinHostPort(os.Getenv("HOST"), os.Getenv("PORT")), checkInterval: 30 * time.Second, maxQueueBytes: 4 << 20}
+	s := settings{addr: net.JoinHostPort(os.Getenv("HOST"), os.Getenv("PORT")), checkInterval: 30 * time.Second}
 	if ms, err := strconv.Atoi(os.Getenv("CONNECTION_CHECK_INTERVAL")); err == nil && ms > 0 {
 		s.checkInterval = time.Duration(ms) * time.Millisecond
 	}
-	if n, err := strconv.Atoi(os.Getenv("MAX_QUEUE_BYTES")); err == nil {
-		s.maxQueueBytes = n
-	}
 	r := &relay{settings: s, rooms: map[string]*room{}}
 	libraries := map[string]func(*relay) error{
-		"gws": serveGWS, "gws-sync": serveGWSSync, "gorilla": serveGorilla, "coder": serveCoder, "nbhttp": serveNBHTTP,
+		"gws": serveGWS, "gorilla": serveGorilla, "nbhttp": serveNBHTTP,
 	}
 	if len(os.Args) != 2 || libraries[os.Args[1]] == nil {
-		fmt.Fprintln(os.Stderr, "usage: peers gws|gws-sync|gorilla|coder|nbhttp")
+		fmt.Fprintln(os.Stderr, "usage: peers gws|gorilla|nbhttp")
 		os.Exit(2)
 	}
 	go r.heartbeat(context.Background())
@@ -80,9 +76,6 @@ func serve(s settings, u upgrade) error {
 // handler answers plain requests itself and hands upgrades on.
 func handler(u upgrade) http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
-		io.WriteString(w, `{"message":"This relay is a benchmark's comparison target."}`)
-	})
 	v1 := func(w http.ResponseWriter, r *http.Request) {
 		q := r.URL.Query()
 		relayID, peerID := q.Get("relayId"), q.Get("peerId")

@@ -30,7 +30,7 @@ func serveNBHTTP(r *relay) error {
 	u.MessageLengthLimit = maxMessageBytes
 	u.CheckOrigin = func(*http.Request) bool { return true }
 	u.OnMessage(func(c *websocket.Conn, kind websocket.MessageType, payload []byte) {
-		c.Session().(*member).receive(kind == websocket.TextMessage, payload)
+		c.Session().(*member).receive(&message{kind == websocket.TextMessage, payload})
 	})
 	u.OnClose(func(c *websocket.Conn, _ error) {
 		if m, ok := c.Session().(*member); ok {
@@ -44,7 +44,7 @@ func serveNBHTTP(r *relay) error {
 	engine := nbhttp.NewEngine(nbhttp.Config{
 		Network: "tcp", Addrs: []string{r.settings.addr}, Listen: listen,
 		NPoller: runtime.GOMAXPROCS(0), ServerExecutor: func(f func()) { f() },
-		MaxWriteBufferSize: r.settings.maxQueueBytes, MaxWebsocketFramePayloadSize: maxMessageBytes,
+		MaxWriteBufferSize: 4 << 20, MaxWebsocketFramePayloadSize: maxMessageBytes,
 		ReleaseWebsocketPayload: true, KeepaliveTime: 24 * time.Hour,
 		// The room is joined before any message: the library runs the handlers of one connection one after another.
 		Handler: handler(func(w http.ResponseWriter, req *http.Request, relayID, peerID string) {
@@ -59,12 +59,12 @@ func serveNBHTTP(r *relay) error {
 	select {} // until a signal ends the process
 }
 
-func (c nbConn) send(text bool, payload []byte) {
+func (c nbConn) send(m *message) {
 	kind := websocket.BinaryMessage
-	if text {
+	if m.text {
 		kind = websocket.TextMessage
 	}
-	c.WriteMessage(kind, payload)
+	c.WriteMessage(kind, m.payload)
 }
 
 func (c nbConn) close() { c.Close() }

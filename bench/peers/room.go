@@ -11,9 +11,15 @@ import (
 	"github.com/valyala/fastjson"
 )
 
-// conn is a library's connection. send keeps or writes the payload and never waits for a peer that does not read.
+// message is a text or a binary one. All its recipients share it; nobody writes to it.
+type message struct {
+	text    bool
+	payload []byte
+}
+
+// conn is a library's connection. send keeps or writes the message and never waits for a peer that does not read.
 type conn interface {
-	send(text bool, payload []byte)
+	send(m *message)
 	close()
 }
 
@@ -33,13 +39,7 @@ const slots = 100
 // room holds its members as a list that is never changed, only replaced, so that nobody locks to read it.
 type room struct {
 	id   string
-	list atomic.Pointer[list]
-}
-
-type list struct {
-	members []*member
-	indexed sync.Once
-	byID    map[string][]*member // made by the first direct message in a room of some size
+	list atomic.Pointer[[]*member]
 }
 
 // member is one connection in its room.
@@ -60,12 +60,13 @@ func (r *relay) join(relayID, peerID string, c conn) *member {
 	x := r.rooms[relayID]
 	if x == nil {
 		x = &room{id: relayID}
-		x.list.Store(&list{})
+		x.list.Store(new([]*member))
 		r.rooms[relayID] = x
 	}
 	m.room = x
-	old := x.list.Load().members
-	x.list.Store(&list{members: append(old[:len(old):len(old)], m)})
+	old := *x.list.Load()
+	list := append(old[:len(old):len(old)], m)
+	x.list.Store(&list)
 	r.joins++
 	m.slot = r.joins % slots
 	m.at = len(r.slots[m.slot])
@@ -77,7 +78,7 @@ func (r *relay) join(relayID, peerID string, c conn) *member {
 func (r *relay) leave(m *member) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	old := m.room.list.Load().members
+	old := *m.room.list.Load()
 	i := slices.Index(old, m)
 	if i < 0 {
 		return
@@ -85,7 +86,8 @@ func (r *relay) leave(m *member) {
 	if len(old) == 1 {
 		delete(r.rooms, m.room.id)
 	}
-	m.room.list.Store(&list{members: slices.Concat(old[:i], old[i+1:])})
+	list := slices.Concat(old[:i], old[i+1:])
+	m.room.list.Store(&list)
 	same := r.slots[m.slot]
 	last := len(same) - 1
 	same[m.at], same[last].at = same[last], m.at
@@ -93,70 +95,60 @@ func (r *relay) leave(m *member) {
 	r.slots[m.slot] = same[:last]
 }
 
-// answered notes that something came from m, and answers or swallows what is not to be relayed.
-func (m *member) answered(text bool, payload []byte) bool {
-	if !m.heard.Load() {
-		m.heard.Store(true)
-	}
-	if text && string(payload) == "ping" {
-		m.conn.send(true, []byte("pong"))
-		return true
-	}
-	return text && string(payload) == "pong"
-}
-
-// receive relays what came from m. The payload is shared by all recipients; nobody writes to it.
-func (m *member) receive(text bool, payload []byte) {
-	if m.answered(text, payload) {
-		return
-	}
-	to, except := m.recipients(text, payload)
-	for _, x := range to {
-		if x != except {
-			x.conn.send(text, payload)
-		}
-	}
-}
-
 var (
+	ping      = &message{text: true, payload: []byte("ping")}
+	pong      = &message{text: true, payload: []byte("pong")}
 	targetKey = []byte("targetPeerId")
 	parsers   fastjson.ParserPool
 )
 
-// recipients are all in the room but the sender, or those that a text message names at the top level of a JSON object.
-func (m *member) recipients(text bool, payload []byte) (to []*member, except *member) {
-	all := m.room.list.Load()
-	if text && bytes.Contains(payload, targetKey) {
-		p := parsers.Get()
-		defer parsers.Put(p)
-		if v, err := p.ParseBytes(payload); err == nil {
-			if id := v.GetStringBytes("targetPeerId"); len(id) > 0 {
-				return all.named(id), nil
-			}
-		}
+// answered notes that something came from m, and answers or swallows what is not to be relayed.
+func (m *member) answered(x *message) bool {
+	if !m.heard.Load() {
+		m.heard.Store(true)
 	}
-	return all.members, m
+	if x.text && string(x.payload) == "ping" {
+		m.conn.send(pong)
+		return true
+	}
+	return x.text && string(x.payload) == "pong"
 }
 
-// indexFrom is the size from which a room finds a target by a map: up to it a scan is as fast.
-const indexFrom = 16
-
-func (l *list) named(id []byte) (to []*member) {
-	if len(l.members) < indexFrom {
-		for _, m := range l.members {
-			if m.id == string(id) {
-				to = append(to, m)
-			}
-		}
-		return to
+// receive relays what came from m.
+func (m *member) receive(x *message) {
+	if m.answered(x) {
+		return
 	}
-	l.indexed.Do(func() {
-		l.byID = make(map[string][]*member, len(l.members))
-		for _, m := range l.members {
-			l.byID[m.id] = append(l.byID[m.id], m)
+	to, except := m.recipients(x)
+	for _, r := range to {
+		if r != except {
+			r.conn.send(x)
 		}
-	})
-	return l.byID[string(id)]
+	}
+}
+
+// recipients are all in the room but the sender, or those that a text message names at the top level of a JSON object.
+func (m *member) recipients(x *message) (to []*member, except *member) {
+	all := *m.room.list.Load()
+	if !x.text || !bytes.Contains(x.payload, targetKey) {
+		return all, m
+	}
+	p := parsers.Get()
+	defer parsers.Put(p)
+	v, err := p.ParseBytes(x.payload)
+	if err != nil {
+		return all, m
+	}
+	id := v.GetStringBytes("targetPeerId")
+	if len(id) == 0 {
+		return all, m
+	}
+	for _, r := range all {
+		if r.id == string(id) {
+			to = append(to, r)
+		}
+	}
+	return to, nil
 }
 
 // heartbeat looks at every member once per interval: it closes those from which nothing came since the last look and
@@ -174,7 +166,7 @@ func (r *relay) heartbeat(ctx context.Context) {
 		r.mu.Unlock()
 		for _, m := range due {
 			if m.heard.Swap(false) {
-				m.conn.send(true, []byte("ping"))
+				m.conn.send(ping)
 			} else {
 				m.conn.close()
 			}

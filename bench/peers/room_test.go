@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -10,16 +11,19 @@ import (
 
 // fake is a connection that answers pings, unless it is silent.
 type fake struct {
+	mu     sync.Mutex
 	m      *member
 	silent bool
 	pings  []time.Time
 	closed time.Time
 }
 
-func (f *fake) send(_ bool, _ []byte) {
+func (f *fake) send(*message) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.pings = append(f.pings, time.Now())
 	if !f.silent {
-		f.m.answered(true, []byte("pong"))
+		f.m.answered(pong)
 	}
 }
 
@@ -36,7 +40,9 @@ func TestHeartbeat(t *testing.T) {
 		var stays []*fake
 		for i := range 500 {
 			f := &fake{silent: i%7 == 0}
+			f.mu.Lock()
 			f.m = r.join(fmt.Sprint("room", i%50), fmt.Sprint("peer", i), f)
+			f.mu.Unlock()
 			if i%5 == 0 {
 				r.leave(f.m)
 				r.leave(f.m) // does nothing
@@ -46,6 +52,8 @@ func TestHeartbeat(t *testing.T) {
 			time.Sleep(3 * time.Millisecond)
 		}
 		time.Sleep(3 * interval)
+		cancel()
+		synctest.Wait() // the heartbeat has ended
 		for i, f := range stays {
 			for k := 1; k < len(f.pings); k++ {
 				if gap := f.pings[k].Sub(f.pings[k-1]); gap != interval {
@@ -75,7 +83,7 @@ func TestRecipients(t *testing.T) {
 		for i := range all {
 			all[i] = r.join("r", fmt.Sprint("p", i/2), &fake{})
 		}
-		to, except := all[0].recipients(text, []byte(payload))
+		to, except := all[0].recipients(&message{text, []byte(payload)})
 		var got []int
 		for i, m := range all {
 			for _, x := range to {
@@ -98,5 +106,5 @@ func TestRecipients(t *testing.T) {
 	f(4, true, `{"a":{"targetPeerId":"p1"}}`, 1, 2, 3)
 	f(4, true, `{"targetPeerId":"p1"`, 1, 2, 3)
 	f(4, false, `{"targetPeerId":"p1"}`, 1, 2, 3)
-	f(3*indexFrom, true, `{"a":1,"targetPeerId":"p7"}`, 14, 15)
+	f(40, true, `{"a":1,"targetPeerId":"p7"}`, 14, 15)
 }

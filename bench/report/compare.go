@@ -12,7 +12,7 @@ import (
 var alpha = benchmath.Thresholds{CompareAlpha: 0.01}
 
 // gated are the metrics compared in every scenario that has them, beside its primary ones.
-var gated = map[string]bool{CPUPerDelivery: true, HeartbeatCPU: true, Sustained: true, WritesPerDelivery: true}
+var gated = map[string]bool{CPUPerDelivery: true, HeartbeatCPU: true}
 
 // marginOfMarked is the smallest change that counts where the load was the limit or others were busy: how far a server
 // batches is then the load's doing, and so is the cost of a delivery.
@@ -31,18 +31,23 @@ type Change struct {
 
 // Comparison is what two reports have to say to each other.
 type Comparison struct {
-	Changes []Change
-	Missing []string // scenarios of the old report that the new one has no figures of
-	Faults  []string // what went wrong in the new one
-	Remarks []string // circumstances that differ
-	broken  bool     // the new one was interrupted
+	Changes    []Change
+	Remarks    []string // circumstances that differ, and what failed or is missing in the new report
+	failed     bool     // something did
+	incomplete bool     // the new run was interrupted
 }
 
 // Compare finds what got better or worse between two reports, for the first server of the new one. Where both reports
 // have another server in common, its figures of the same rounds stand for the machine's mood: the ratios to it are
 // compared, by the Mann-Whitney U test.
 func Compare(old, new *Report) *Comparison {
-	c := &Comparison{broken: new.Interrupted, Remarks: differences(old, new), Faults: new.Faults()}
+	c := &Comparison{incomplete: new.Interrupted, Remarks: differences(old, new)}
+	for _, f := range new.Faults() {
+		c.fail("FAILED: %s", oneLine(f))
+	}
+	if new.Interrupted {
+		c.fail("The new run was interrupted: nothing can be concluded.")
+	}
 	if len(new.Servers) == 0 {
 		return c
 	}
@@ -57,11 +62,16 @@ func Compare(old, new *Report) *Comparison {
 			changes = compare(o, new.Scenarios[k], subject)
 		}
 		if len(changes) == 0 {
-			c.Missing = append(c.Missing, o.Name)
+			c.fail("MISSING: %s is in the old report only", o.Name)
 		}
 		c.Changes = append(c.Changes, changes...)
 	}
 	return c
+}
+
+func (c *Comparison) fail(format string, args ...any) {
+	c.failed = true
+	c.Remarks = append(c.Remarks, fmt.Sprintf(format, args...))
 }
 
 // compare is Compare for one scenario.
@@ -118,16 +128,13 @@ func (c *Change) judge(was, is []float64, marked bool) {
 func differences(old, new *Report) (out []string) {
 	f := func(what string, a, b any) {
 		if a != b {
-			out = append(out, fmt.Sprintf("%s: %v, then %v", what, a, b))
+			out = append(out, fmt.Sprintf("Not the same: %s: %v, then %v", what, a, b))
 		}
 	}
 	f("CPU", old.Machine.CPU, new.Machine.CPU)
 	f("number of CPUs", old.Machine.CPUs, new.Machine.CPUs)
 	f("kernel", old.Machine.Kernel, new.Machine.Kernel)
-	f("seconds per measurement", old.Method.Duration, new.Method.Duration)
-	f("CPUs of the servers", old.Method.ServerCPUs, new.Method.ServerCPUs)
-	f("CPUs of the load", old.Method.LoadCPUs, new.Method.LoadCPUs)
-	f("silent peers", old.Method.Conns, new.Method.Conns)
+	f("method", old.Method, new.Method)
 	for i, s := range new.Servers {
 		for _, o := range old.Servers {
 			if o.Name == s.Name && i > 0 {
@@ -144,9 +151,9 @@ func (c *Comparison) Status() int {
 	told := func(x Change) bool { return !x.Few }
 	worse := func(x Change) bool { return x.Verdict < 0 }
 	switch {
-	case c.broken || len(c.Changes) == 0:
+	case c.incomplete || len(c.Changes) == 0:
 		return 2
-	case len(c.Missing) > 0 || len(c.Faults) > 0 || slices.ContainsFunc(c.Changes, worse):
+	case c.failed || slices.ContainsFunc(c.Changes, worse):
 		return 1
 	case !slices.ContainsFunc(c.Changes, told):
 		return 2
@@ -158,16 +165,7 @@ func (c *Comparison) Status() int {
 func (c *Comparison) String() string {
 	var b strings.Builder
 	for _, r := range c.Remarks {
-		fmt.Fprintf(&b, "Not the same: %s\n", r)
-	}
-	for _, f := range c.Faults {
-		fmt.Fprintf(&b, "FAILED: %s\n", oneLine(f))
-	}
-	for _, name := range c.Missing {
-		fmt.Fprintf(&b, "MISSING: %s is in the old report only\n", name)
-	}
-	if c.broken {
-		b.WriteString("The new run was interrupted: nothing can be concluded.\n")
+		fmt.Fprintln(&b, r)
 	}
 	if len(c.Changes) == 0 {
 		b.WriteString("The two reports have nothing in common.\n")

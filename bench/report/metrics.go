@@ -9,23 +9,17 @@ import (
 const (
 	CPUPerDelivery    = "cpu_us_per_delivery"
 	Deliveries        = "deliveries_per_s"
-	Joins             = "joins_per_s"
 	WritesPerDelivery = "writes_per_delivery"
 	CallsPerDelivery  = "syscalls_per_delivery"
+	Joins             = "joins_per_s"
 	P50               = "p50_ms"
 	P99               = "p99_ms"
-	P999              = "p999_ms"
 	Lag               = "load_lag_p99_ms"
-	Sustained         = "sustained_per_s"
-	P99Alone          = "p99_ms_before"
+	PerRead           = "messages_per_read"
 	RateKept          = "rate_kept"
-	StuckClosed       = "stuck_closed"
-	StuckGrowth       = "server_growth_mib"
 	HandshakesPerCPU  = "handshakes_per_cpu_s"
 	Handshakes        = "handshakes_per_s"
 	CallsPerPeer      = "syscalls_per_peer"
-	StormSeconds      = "storm_s"
-	StormPerCPU       = "storm_per_cpu_s"
 	ResidentPerPeer   = "resident_bytes_per_peer"
 	ResidentSlope     = "resident_bytes_slope"
 	KernelPerPeer     = "kernel_bytes_per_peer"
@@ -33,13 +27,9 @@ const (
 	HeartbeatCPU      = "heartbeat_us_per_peer"
 	HeartbeatShare    = "heartbeat_core_100k_30s"
 	Pinged            = "pings_per_peer"
-	Served            = "peers_served"
-	PerRead           = "messages_per_read"
-	SystemShare       = "system_share"
 	ServerCPU         = "server_cpu"
 	LoadCPU           = "load_cpu"
 	OtherCPU          = "other_cpu"
-	Stolen            = "stolen_cpu"
 )
 
 // Metric says how to read a number.
@@ -60,33 +50,23 @@ var Metrics = []Metric{
 	{Deliveries, "deliveries per second", "", 1, 0, 0},
 	{P50, "median latency", "ms", -1, 3, 0},
 	{P99, "99th percentile of latency", "ms", -1, 3, 0},
-	{P999, "99.9th percentile of latency", "ms", -1, 3, 0},
-	{P99Alone, "99th percentile before that", "ms", -1, 3, 0},
-	{Sustained, "highest rate kept, deliveries per second", "", 1, 0, 0},
 	{Lag, "load's own lateness, 99th percentile", "ms", 0, 3, 0},
 	{WritesPerDelivery, "writes per delivery", "", -1, 3, 0},
 	{CallsPerDelivery, "system calls per delivery", "", -1, 3, 0},
-	{PerRead, "messages per read of a recipient", "", 0, 1, 0},
 	{Joins, "joins per second", "", 0, 0, 0},
+	{PerRead, "messages per read of a recipient", "", 0, 1, 0},
 	{RateKept, "rate kept", "%", 1, 1, 100},
-	{StuckClosed, "stuck readers closed", "%", 0, 0, 100},
-	{StuckGrowth, "server grew", "MiB", -1, 1, 0},
 	{Handshakes, "handshakes per second", "", 1, 0, 0},
 	{CallsPerPeer, "system calls per accepted, upgraded peer", "", -1, 1, 0},
-	{StormSeconds, "all reset: last one back after", "s", -1, 3, 0},
-	{StormPerCPU, "all reset: handshakes per CPU second", "", 1, 0, 0},
-	{ResidentSlope, "resident, slope from half to all", "bytes per peer", -1, 0, 0},
+	{ResidentSlope, "resident per further peer (from half to all of them)", "bytes", -1, 0, 0},
 	{KernelPerPeer, "kernel per peer, both ends", "bytes", 0, 0, 0},
-	{Empty, "empty process", "MiB", -1, 1, 0},
+	{Empty, "resident before any peer", "MiB", -1, 1, 0},
 	{HeartbeatCPU, "CPU per heartbeat", "µs", -1, 2, 0},
 	{HeartbeatShare, "of a core for heartbeats of 100,000 peers every 30 s", "%", -1, 2, 100},
 	{Pinged, "pings per peer and interval", "", 0, 2, 0},
-	{Served, "peers served by one broadcast per room", "", 0, 0, 0},
-	{SystemShare, "of its CPU in the kernel", "%", 0, 0, 100},
 	{ServerCPU, "server busy", "%", 0, 0, 100},
 	{LoadCPU, "load busy", "%", 0, 0, 100},
-	{OtherCPU, "other processes", "% of a CPU", 0, 0, 100},
-	{Stolen, "taken by the hypervisor", "% of a CPU", 0, 0, 100},
+	{OtherCPU, "other processes and the hypervisor", "% of a CPU", 0, 0, 100},
 }
 
 // metric finds a metric by name.

@@ -1,17 +1,21 @@
 package report
 
 import (
-	"bytes"
-	_ "embed"
-	"fmt"
+	"embed"
 	"html/template"
+	"reflect"
 	"slices"
 )
 
-//go:embed page.html
-var pageText string
+//go:embed page.html chart.svg
+var files embed.FS
 
-var page = template.Must(template.New("page").Parse(pageText))
+// pages are report.html, one file without outside resources, and the charts in it.
+var pages = template.Must(template.New("").Funcs(template.FuncMap{
+	"thousands": func(n any) string {
+		return number(reflect.ValueOf(n).Convert(reflect.TypeFor[float64]()).Float(), 0)
+	},
+}).ParseFS(files, "*"))
 
 // table is figures ready to be shown: a row for each metric or scenario, a column for each server.
 type table struct {
@@ -59,16 +63,20 @@ func (r *Result) cell(m Metric) cell {
 	return c
 }
 
-// overview is every scenario's primary metrics, for those scenarios that compare the run's servers.
+// overview is every scenario's primary metrics.
 func (r *Report) overview() (t table) {
 	for _, s := range r.Servers {
 		t.Head = append(t.Head, s.Name)
 	}
 	for _, s := range r.Scenarios {
-		if s.Base != r.Against {
-			continue
+		if s.Base != "" {
+			continue // its columns are others
 		}
-		for _, m := range s.judged() {
+		for _, name := range s.Primary {
+			m := metric(name)
+			if !s.has(m) {
+				continue
+			}
 			x := row{Title: s.Title, Small: m.Title, Link: s.Name}
 			if m.Unit != "" {
 				x.Small += ", " + m.Unit
@@ -87,13 +95,18 @@ func (r *Report) overview() (t table) {
 	return t
 }
 
+// has tells whether some server has a figure of a metric.
+func (s *Scenario) has(m Metric) bool {
+	return slices.ContainsFunc(s.Results, func(r *Result) bool { _, ok := r.Summary[m.Name]; return ok })
+}
+
 // Table is all figures of a scenario.
 func (s *Scenario) Table() (t table) {
 	for _, r := range s.Results {
 		t.Head = append(t.Head, r.Server)
 	}
 	for _, m := range Metrics {
-		if !slices.ContainsFunc(s.Results, func(r *Result) bool { _, ok := r.Summary[m.Name]; return ok }) {
+		if !s.has(m) {
 			continue
 		}
 		x := row{Title: m.Title, Small: m.Unit}
@@ -113,53 +126,7 @@ func (s *Scenario) Faults() (out []string) {
 	return out
 }
 
-// html is report.html: one file without outside resources.
-func (r *Report) html(charts []Chart) ([]byte, error) {
-	data := struct {
-		*Report
-		Facts    [][2]string
-		Overview table
-		Reading  []string
-		Charts   []Chart
-	}{r, r.facts(), r.overview(), r.reading(), charts}
-	var b bytes.Buffer
-	err := page.Execute(&b, data)
-	return b.Bytes(), err
-}
-
-// facts are the run's circumstances, as pairs of name and text.
-func (r *Report) facts() [][2]string {
-	m, h := &r.Machine, &r.Method
-	pinned := fmt.Sprintf("servers to CPU %s, load to CPU %s", h.ServerCPUs, h.LoadCPUs)
-	if h.ServerCPUs == "" {
-		pinned = "load to CPU " + h.LoadCPUs
-	}
-	kind := ""
-	if m.Virtual {
-		kind = " (virtual)"
-	}
-	return [][2]string{
-		{"Machine", fmt.Sprintf("%s, %d CPUs%s, %s MiB", m.CPU, m.CPUs, kind, number(float64(m.MemoryMiB), 0))},
-		{"System", fmt.Sprintf("%s; %s open files per process, ports %s", m.Kernel, number(float64(m.OpenFiles), 0), m.Ports)},
-		{"Pinned", pinned + "; everything over loopback"},
-		{"Measured", fmt.Sprintf("%s, %s s in all; %d rounds of %g s after %g s of warm-up, servers interleaved",
-			r.Started.Format("2 January 2006, 15:04 MST"), number(r.Seconds, 0), h.Rounds, h.Duration, h.Warmup)},
-		{"Load", m.Go},
-		{"Command", r.Command},
-	}
-}
-
-// reading explains the figures.
-func (r *Report) reading() []string {
-	return []string{
-		"A delivery is one message arriving, whole and unchanged, at one recipient. Every message is checked: none lost, none twice, in its sender's order, nobody else's. A run that breaks this is a FAILURE.",
-		"Small messages are JSON texts of 128 bytes. Nobody negotiates compression.",
-		"CPU is the server process's own, user and kernel, from its CPU clock in nanoseconds.",
-		fmt.Sprintf("× is a ratio to %s: each round's figure divided by %s's in the same round, then the median over the rounds. That is not the quotient of the two medians, which would mix minutes in which the machine was faster with others. Below it stand the interval in which that median lies with a confidence of %.0f %%, and the server's own median. ≈ means that the interval comes within %.0f %% of 1: no difference beyond noise. Fewer than %d rounds give no interval and no verdict. Where one event loop is compared with two, one loop takes that server's place.",
-			r.Against, r.Against, 100*confidence, 100*margin, fewest),
-		"In closed loops senders wait for their messages' last copies, so each server has as much to do as its own speed allows (how busy it was is in the tables); all servers are up and take turns of some 40 ms within each round. In open loops (calm, latency, a peer that does not read) messages are sent at fixed times, and a message's time counts from when it should have been sent, however late it was.",
-		"Writes are calls of write, writev, send, sendto, sendmsg and sendmmsg on any descriptor, counted by the kernel during a turn of their own, whose CPU time counts nowhere. System calls are all calls, waiting and the scheduler's included.",
-		"Resident memory is the process's above what it had before the first connection; kernel memory is unreclaimable slab and TCP buffers of the machine, so both ends of each loopback connection are in it.",
-		fmt.Sprintf("Heartbeats were measured with an interval of %g s and scaled to 30 s; the load answers and counts them, and without about one per peer there is no figure.", r.Method.Heartbeat),
-	}
-}
+// Confidence, Margin and Fewest are what the page explains of the verdicts: percent, percent, and rounds.
+func (r *Report) Confidence() float64 { return 100 * confidence }
+func (r *Report) Margin() float64     { return 100 * margin }
+func (r *Report) Fewest() int         { return fewest }

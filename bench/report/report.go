@@ -3,9 +3,9 @@
 package report
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
-	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,7 +16,7 @@ import (
 )
 
 // Schema is the version of report.json. Fields are only ever added under one version.
-const Schema = 2
+const Schema = 3
 
 // Report is the whole of report.json.
 type Report struct {
@@ -39,8 +39,7 @@ type Machine struct {
 	CPUs      int    `json:"cpus"`
 	Kernel    string `json:"kernel"`
 	MemoryMiB uint64 `json:"memoryMiB"`
-	OpenFiles uint64 `json:"openFiles"`
-	Ports     string `json:"ports"`
+	OpenFiles int    `json:"openFiles"`
 	Virtual   bool   `json:"virtual"`
 	Go        string `json:"go"`
 }
@@ -70,9 +69,9 @@ type Scenario struct {
 	Title   string     `json:"title"` // as tables and charts have it
 	About   string     `json:"about"`
 	Shape   load.Shape `json:"shape"`
-	Primary []string   `json:"primary"` // the metrics that its verdict is about
-	Base    string     `json:"base"`    // the server that its ratios are taken to
-	Command string     `json:"command"` // measures it again
+	Primary []string   `json:"primary"`        // the metrics that its verdict is about
+	Base    string     `json:"base,omitempty"` // the server that its ratios are taken to, if it is not the report's
+	Command string     `json:"command"`        // measures it again
 	Results []*Result  `json:"results"`
 	Verdict string     `json:"verdict"`
 	Notes   []string   `json:"notes,omitempty"`
@@ -106,15 +105,6 @@ func (r *Round) Fault() string {
 		return r.Error
 	}
 	return r.Violations.String()
-}
-
-// Clean removes what JSON cannot hold.
-func (r *Round) Clean() {
-	for name, v := range r.Metrics {
-		if math.IsNaN(v) || math.IsInf(v, 0) {
-			delete(r.Metrics, name)
-		}
-	}
 }
 
 // Line is a round in a few words, for the terminal.
@@ -184,11 +174,18 @@ func (r *Report) Write(dir string) error {
 	files := map[string][]byte{"report.json": append(b, '\n')}
 	charts := r.charts()
 	for _, c := range charts {
-		files[c.File] = []byte(c.SVG)
+		files[c.File] = []byte(c.SVG())
 	}
-	if files["report.html"], err = r.html(charts); err != nil {
+	data := struct {
+		*Report
+		Overview table
+		Charts   []*chart
+	}{r, r.overview(), charts}
+	var page bytes.Buffer
+	if err := pages.ExecuteTemplate(&page, "page.html", data); err != nil {
 		return fmt.Errorf("report.html: %w", err)
 	}
+	files["report.html"] = page.Bytes()
 	for name, content := range files {
 		if err := os.WriteFile(filepath.Join(dir, name), content, 0o644); err != nil {
 			return err

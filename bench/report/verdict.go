@@ -1,6 +1,7 @@
 package report
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -83,7 +84,7 @@ func (r *Result) ratios(base *Result, name string) (out []float64) {
 // Conclude summarises all scenarios and writes their verdicts.
 func (r *Report) Conclude() {
 	for _, s := range r.Scenarios {
-		base := s.Result(s.Base)
+		base := s.Result(cmp.Or(s.Base, r.Against))
 		for _, res := range s.Results {
 			res.Summary = map[string]Summary{}
 			for _, m := range Metrics {
@@ -99,12 +100,12 @@ func (r *Report) Conclude() {
 				res.Summary[m.Name] = sum
 			}
 		}
-		s.Verdict = s.verdict()
+		s.Verdict = s.verdict(base)
 	}
 }
 
 // verdict is the scenario's primary metrics in words.
-func (s *Scenario) verdict() string {
+func (s *Scenario) verdict(base *Result) string {
 	var parts []string
 	for _, r := range s.Results {
 		if f := r.faults(); len(f) > 0 {
@@ -112,8 +113,8 @@ func (s *Scenario) verdict() string {
 		}
 	}
 	measured := false
-	for _, m := range s.judged() {
-		if text := s.sentence(m); text != "" {
+	for _, name := range s.Primary {
+		if text := s.sentence(metric(name), base); text != "" {
 			parts, measured = append(parts, text), true
 		}
 	}
@@ -130,26 +131,8 @@ func (s *Scenario) verdict() string {
 	return strings.Join(parts, " ")
 }
 
-// instead is what is judged where a server's process, and so its CPU time, is not known.
-var instead = map[string]string{CPUPerDelivery: Deliveries, HandshakesPerCPU: Handshakes}
-
-func (s *Scenario) judged() (out []Metric) {
-	for _, name := range s.Primary {
-		has := func(r *Result) bool { _, ok := r.Summary[name]; return ok }
-		if other := instead[name]; other != "" && !slices.ContainsFunc(s.Results, has) {
-			name = other
-		}
-		out = append(out, metric(name))
-	}
-	return out
-}
-
 // sentence says what one metric's figures mean, in the words and the figures of the table.
-func (s *Scenario) sentence(m Metric) string {
-	base := s.Result(s.Base)
-	if base == nil || len(base.Summary) == 0 {
-		base = nil
-	}
+func (s *Scenario) sentence(m Metric, base *Result) string {
 	var figures, same, few []string
 	for _, r := range s.Results {
 		sum, ok := r.Summary[m.Name]
@@ -158,7 +141,7 @@ func (s *Scenario) sentence(m Metric) string {
 		case r == base || q == nil:
 			figures = append([]string{r.Server + " " + m.Format(sum.Median)}, figures...)
 		case !q.Firm:
-			few = append(few, r.Server)
+			few = append(few, r.Server+" (× "+number(q.Median, 2)+")")
 		case q.Judge(m) == 0:
 			same = append(same, r.Server+" ("+number(q.Low, 2)+"–"+number(q.High, 2)+")")
 		default:
