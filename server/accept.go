@@ -10,11 +10,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// listen opens the listening socket. Accepted sockets inherit TCP_NODELAY from it, one system call
-// less for each; keep-alive stays off, since the heartbeat does that work and the kernel's probes,
-// every 15 s by Go's default, would cost more than all else at a million silent peers.
+// listen opens the listening socket. Accepted sockets inherit TCP_NODELAY from it, which saves a system call
+// for each. TCP keep-alive is off because the heartbeat replaces it: at a million silent peers the kernel's
+// probes, every 15 s by Go's default, would cost more than everything else.
 //
-// What it returns is a duplicate of the listener's descriptor, which Go does not poll: a loop does.
+// It returns a duplicate of the listener's descriptor. Go's runtime does not poll the duplicate, so a loop
+// can.
 func listen(address string) (fd int, addr net.Addr, err error) {
 	lc := net.ListenConfig{
 		KeepAlive: -1,
@@ -47,17 +48,17 @@ func listen(address string) (fd int, addr net.Addr, err error) {
 }
 
 const (
-	// acceptsPerRound bounds how many connections are accepted before others are served.
+	// acceptsPerRound bounds the connections accepted in one round, so that existing ones are still served.
 	acceptsPerRound = 64
 
-	// acceptRetry is the pause after a failed accept: descriptors are most likely used up, and
-	// an accept that fails again at once would spin.
+	// acceptRetry is the pause after a failed accept. Most likely descriptors are used up, and retrying at
+	// once would spin.
 	acceptRetry = 50 * time.Millisecond
 )
 
-// acceptAll takes what waits at the listening socket, and gives every loop an equal share. It runs in
-// the first loop. What is left is reported again in the next round, since the listening socket is
-// level-triggered. When descriptors run out the connections wait in the kernel's backlog.
+// acceptAll accepts waiting connections and hands them to the loops in turn. It runs in the first loop. The
+// listening socket is level-triggered, so connections that are left are reported again in the next round.
+// When descriptors run out, connections wait in the kernel's backlog.
 func (l *loop) acceptAll() {
 	s := l.srv
 	for range acceptsPerRound {
@@ -110,7 +111,7 @@ func (l *loop) closeListener(*peer) {
 	l.srv.listener = -1
 }
 
-// add makes an accepted socket a connection of this loop's.
+// add makes an accepted socket a connection of this loop.
 func (l *loop) add(fd int) {
 	s := l.srv
 	p := &peer{loop: l, fd: int32(fd), slot: l.takeSlot(), born: s.now()}
@@ -124,7 +125,7 @@ func (l *loop) add(fd int) {
 		l.close(p)
 		return
 	}
-	if s.draining.Load() { // the loop may have looked at its connections just before
+	if s.draining.Load() { // loop.drain may have run before p was added
 		l.closeWith(p, closingDrain)
 	}
 }

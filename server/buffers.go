@@ -5,9 +5,9 @@ import (
 	"sync"
 )
 
-// Buffers for what waits: unfinished input and outgoing queues. They come in sizes that are a
-// quarter of a power of two apart (64, 80, 96, 112, 128, 160, …), so that what waits costs its own
-// bytes and at most a quarter more, and are pooled by size. Go's collector empties the pools.
+// Buffers for unfinished input and outgoing queues. Their sizes are a quarter of a power of two apart (64,
+// 80, 96, 112, 128, 160, …), so rounding up to a size costs at most a quarter more. They are pooled by size.
+// Go's collector empties the pools.
 
 const (
 	minBufferBits = 6 // 64 bytes
@@ -15,8 +15,8 @@ const (
 	bufferSizes   = (maxBufferBits - minBufferBits) * 4
 )
 
-// buffer is a byte slice that is part of a pool or owned by one connection. cap(b) is one of the
-// sizes; larger ones than the largest have exactly the size that was asked for.
+// buffer is a byte slice that belongs to a pool or to one connection. cap(b) is one of the sizes or, above
+// the largest, exactly the size that was asked for.
 type buffer struct {
 	b    []byte
 	sent int // in an outgoing queue: bytes of b that the socket has taken
@@ -36,7 +36,7 @@ func getBuffer(n int) *buffer {
 	return &buffer{b: make([]byte, 0, size)}
 }
 
-// putBuffer gives a buffer back, which may be nil. Nothing may alias it any more.
+// putBuffer gives x, which may be nil, back to its pool. Nothing may alias it any more.
 func putBuffer(x *buffer) {
 	if x == nil {
 		return
@@ -47,8 +47,8 @@ func putBuffer(x *buffer) {
 	}
 }
 
-// bufferClass returns the smallest size that is at least n, and its pool's position; -1 if n is
-// above the largest.
+// bufferClass returns the smallest size that is at least n and the index of its pool. The index is -1 if n is
+// above the largest size.
 func bufferClass(n int) (class, size int) {
 	n = max(n, 1<<minBufferBits)
 	doubling := bits.Len(uint(n-1)) - 1 // n is above 1<<doubling, or the smallest size
@@ -64,9 +64,9 @@ func bufferClass(n int) (class, size int) {
 	return class, 1<<doubling + quarters*step
 }
 
-// appendTo appends b to x, which may be nil, and returns the buffer that holds both: x itself or a
-// larger one. A buffer grows by a quarter of what has come, up to most bytes: appending piece by piece costs a
-// constant factor, and nothing is allocated for bytes that never come.
+// appendTo appends b to x, which may be nil, and returns the buffer that holds both: x itself or a larger
+// one. A larger one has room for a quarter more than it needs, but not for more than most bytes. So appending
+// piece by piece costs a constant factor, and little is allocated for bytes that never come.
 func appendTo(x *buffer, b []byte, most int) *buffer {
 	if x == nil {
 		x = getBuffer(len(b))

@@ -15,26 +15,25 @@ import (
 const (
 	maxPort       = 65535
 	maxMaxMessage = 64 << 20
-	queueHeadroom = 64 << 10 // what MAX_QUEUE_BYTES must exceed MAX_MESSAGE_BYTES by
+	queueHeadroom = 64 << 10 // MAX_QUEUE_BYTES must be at least this much above MAX_MESSAGE_BYTES
 	maxMaxQueue   = 1 << 30
 	maxEventLoops = 1024
 )
 
-// check judges settings that could be read, and gathers what is wrong with them.
+// check validates the settings that could be read and collects their faults.
 type check struct {
 	set    map[string]string // the environment
-	unread map[string]bool   // variables whose value could not be read, and is not judged
+	unread map[string]bool   // variables whose value could not be read and is not validated
 	faults []fault
 }
 
-// bad notes a fault: the variable's value, as it stands in the environment, and
-// what it is not.
+// bad records a fault: the variable's value, as it stands in the environment, and what is wrong with it.
 func (c *check) bad(variable, value, format string, args ...any) {
 	c.faults = append(c.faults, fault{variable, value + " " + fmt.Sprintf(format, args...)})
 }
 
-// all judges cfg, brings its origins into the spelling of browsers, and fills in
-// the default that depends on another setting.
+// all validates cfg, rewrites its origins in the spelling of browsers, and fills in the default that depends
+// on another setting.
 func (c *check) all(cfg *Config) {
 	if cfg.Host != "" && !isAddress(cfg.Host) && !isHostName(cfg.Host) {
 		c.bad("HOST", fmt.Sprintf("%q", cfg.Host), "is neither an IP address nor a host name")
@@ -54,7 +53,7 @@ func (c *check) all(cfg *Config) {
 	cfg.warnings = c.warnings(cfg)
 }
 
-// number reports whether a number is in its range, or is not to be judged.
+// number reports whether n is in its range. A value that could not be read passes.
 func (c *check) number(variable string, n, least, most int) bool {
 	if c.unread[variable] || n >= least && n <= most {
 		return true
@@ -79,8 +78,8 @@ func (c *check) interval(variable string, d Interval, least, most string) {
 	c.bad(variable, value, "is not from %s to %s", least, most)
 }
 
-// queue judges MAX_MESSAGE_BYTES and MAX_QUEUE_BYTES. Where the first is wrong,
-// the second only has to be possible.
+// queue validates MAX_MESSAGE_BYTES and MAX_QUEUE_BYTES. If the first is wrong, the second is only checked
+// against the widest range.
 func (c *check) queue(cfg *Config) {
 	const message, queue = "MAX_MESSAGE_BYTES", "MAX_QUEUE_BYTES"
 	messageIsRight := c.number(message, cfg.MaxMessage, 1, maxMaxMessage) && !c.unread[message]
@@ -117,7 +116,7 @@ func (c *check) origins(listed []string) (origins []string) {
 	return origins
 }
 
-// warnings: who writes 30 most likely means seconds.
+// warnings finds intervals below a second without a unit: a user who writes 30 most likely means seconds.
 func (c *check) warnings(cfg *Config) (warnings []string) {
 	f := func(variable string, d Interval) {
 		if n := c.set[variable]; isNumber(n) && time.Duration(d) < time.Second && !c.unread[variable] {
@@ -135,9 +134,9 @@ func isAddress(s string) bool {
 	return err == nil
 }
 
-// isHostName: RFC 1123 §2.1: labels of letters, digits and hyphens, the last of
-// them not a number, since that would be an IP address. Underscores are taken too:
-// names in container networks have them.
+// isHostName checks s against RFC 1123 §2.1: labels of letters, digits and hyphens. The last label must not
+// be a number, since that would be an IP address. Underscores are accepted too: names in container networks
+// have them.
 func isHostName(s string) bool {
 	s = strings.TrimSuffix(s, ".")
 	if len(s) > 253 {

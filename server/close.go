@@ -7,8 +7,7 @@ import (
 	"github.com/gobwas/ws"
 )
 
-// closeCause says why a connection ended. Its text is the log's field and the
-// counter's label.
+// closeCause says why a connection ended. Its text is used as a log field and a counter's label.
 type closeCause uint8
 
 const (
@@ -18,11 +17,11 @@ const (
 	closedUTF8                        // text was not UTF-8
 	closedTooBig                      // over MAX_MESSAGE_BYTES
 	closedSlow                        // over MAX_QUEUE_BYTES
-	closedHeartbeat                   // nothing heard for a whole interval
+	closedHeartbeat                   // nothing received for a whole interval
 	closedHandshake                   // no complete request in time
-	closedHTTP                        // an HTTP answer was the last word
-	closedDrain                       // the process is asked to stop
-	closedPanic                       // a bug of ours
+	closedHTTP                        // an HTTP answer ended the connection
+	closedDrain                       // the process was asked to stop
+	closedPanic                       // a bug in relaygate
 
 	closeCauses
 )
@@ -43,8 +42,8 @@ var closeCauseText = [closeCauses]string{
 
 func (c closeCause) String() string { return closeCauseText[c] }
 
-// ending is a close that starts here: what is counted, and what the peer's
-// close frame says.
+// ending describes a close that the server starts: the cause to count, and the code and reason for the peer's
+// close frame.
 type ending struct {
 	cause  closeCause
 	code   ws.StatusCode
@@ -65,15 +64,14 @@ var (
 	closingCloseCode     = protocolError("invalid close code")
 )
 
-// parseClose checks the payload of a peer's close frame and returns its code,
-// 0 if it has none.
+// parseClose checks the payload of a peer's close frame and returns its code, or 0 if it has none.
 func parseClose(payload []byte) (ws.StatusCode, *ending) {
 	switch len(payload) {
 	case 0:
 		return 0, nil
 	case 1:
-		// RFC 6455 §5.5.1: "If there is a body, the first two bytes of the body
-		// MUST be a 2-byte unsigned integer".
+		// RFC 6455 §5.5.1: "If there is a body, the first two bytes of the body MUST be a 2-byte unsigned
+		// integer".
 		return 0, closingCloseLength
 	}
 	code := binary.BigEndian.Uint16(payload)
@@ -86,9 +84,9 @@ func parseClose(payload []byte) (ws.StatusCode, *ending) {
 	return ws.StatusCode(code), nil
 }
 
-// validCloseCode tells whether a peer may send code: those of RFC 6455 §7.4 and
-// the registered 1012 to 1014, but for those that "MUST NOT be set as a status
-// code in a Close control frame" (1005, 1006; 1004 is reserved), and 3000 to 4999.
+// validCloseCode tells whether a peer may send code. Valid are the codes of RFC 6455 §7.4, the registered
+// 1012 to 1014, and 3000 to 4999. Invalid are 1005 and 1006, which "MUST NOT be set as a status code in a
+// Close control frame", and 1004, which is reserved.
 func validCloseCode(code uint16) bool {
 	if code >= 1000 && code <= 1014 {
 		return code != 1004 && code != 1005 && code != 1006

@@ -15,9 +15,8 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// Config is everything that can be set, by environment variables alone. The
-// tags are the one place that names them: ParseConfig, Usage and the error
-// messages read them.
+// Config holds all settings. They are set by environment variables alone. The variables are named in the tags
+// only: ParseConfig, Usage and the error messages read them there.
 type Config struct {
 	Host           string        `env:"HOST" help:"address to listen on; none means all"`
 	Port           int           `env:"PORT" envDefault:"8080" help:"TCP port to listen on, 0 to 65535; 0 takes a free one"`
@@ -34,10 +33,10 @@ type Config struct {
 	warnings []string
 }
 
-// Secret is a text that no log shows.
+// Secret is a text that must not appear in a log.
 type Secret string
 
-// String hides it.
+// String hides the secret.
 func (s Secret) String() string {
 	if s == "" {
 		return ""
@@ -45,16 +44,16 @@ func (s Secret) String() string {
 	return "***"
 }
 
-// Interval is a duration that is also written as a plain number of milliseconds.
+// Interval is a duration that can also be written as a plain number of milliseconds.
 type Interval time.Duration
 
-// UnmarshalText parses "30000", in milliseconds, or "30s".
+// UnmarshalText parses "30000" as milliseconds, or a duration such as "30s".
 func (d *Interval) UnmarshalText(text []byte) error {
 	s := string(text)
 	if isNumber(s) {
 		ms, err := strconv.ParseInt(s, 10, 64)
 		if err != nil || ms > int64(math.MaxInt64/time.Millisecond) {
-			*d = math.MaxInt64 // too long in any case
+			*d = math.MaxInt64 // above every limit: check reports the range
 			return nil
 		}
 		*d = Interval(time.Duration(ms) * time.Millisecond)
@@ -73,7 +72,7 @@ func (d Interval) String() string { return time.Duration(d).String() }
 // LogFormat is json or console.
 type LogFormat string
 
-// UnmarshalText refuses anything else. It takes capitals too, as LOG_LEVEL does.
+// UnmarshalText accepts only json and console. It ignores case, as LOG_LEVEL does.
 func (f *LogFormat) UnmarshalText(text []byte) error {
 	switch s := strings.ToLower(string(text)); s {
 	case "json", "console":
@@ -83,13 +82,13 @@ func (f *LogFormat) UnmarshalText(text []byte) error {
 	return errors.New("neither json nor console")
 }
 
-// isNumber reports whether s is of digits alone.
+// isNumber reports whether s consists of digits alone.
 func isNumber(s string) bool {
 	return s != "" && strings.Trim(s, "0123456789") == ""
 }
 
-// parseNumber reads a whole number. One that is too large for an int becomes the
-// largest, so that check can tell the range.
+// parseNumber reads a whole number. A number too large for an int becomes the largest int, so that check can
+// report the range.
 func parseNumber(s string) (any, error) {
 	if !isNumber(strings.TrimPrefix(s, "-")) {
 		return nil, errors.New("not a whole number")
@@ -98,16 +97,16 @@ func parseNumber(s string) (any, error) {
 	return n, nil
 }
 
-// Address returns what to listen on, as host:port.
+// Address returns the address to listen on, as host:port.
 func (c *Config) Address() string {
 	return net.JoinHostPort(c.Host, strconv.Itoa(c.Port))
 }
 
-// Loops returns the number of event loops: EVENT_LOOPS or, where that is 0, one for
-// each core. On 2 cores, shared with the load, two loops delivered 1.25 times as much
-// as one in rooms of 10 and 1.5 times in rooms of 1,000, the same in rooms of 2 and
-// 0.85 times where 16 senders keep a room busy, since batches are smaller; three and
-// four delivered no more than two and cost up to 1.7 times (bench, same run).
+// Loops returns the number of event loops: EVENT_LOOPS or, if that is 0, one for each core. On 2 cores,
+// shared with the load, two loops were compared with one (bench, same run). They delivered 1.25 times as much
+// in rooms of 10, 1.5 times in rooms of 1,000 and the same in rooms of 2. Where 16 senders keep a room busy
+// they delivered 0.85 times as much, since batches are smaller. Three and four loops delivered no more than
+// two and cost up to 1.7 times.
 func (c *Config) Loops() int {
 	if c.EventLoops > 0 {
 		return c.EventLoops
@@ -115,9 +114,8 @@ func (c *Config) Loops() int {
 	return runtime.GOMAXPROCS(0)
 }
 
-// ParseConfig reads and validates the settings from environ, of the form of
-// os.Environ. A variable that is empty counts as not set. The error joins all
-// faults, each beginning with its variable's name.
+// ParseConfig reads and validates the settings from environ, which has the form of os.Environ. An empty
+// variable counts as not set. The error joins all faults. Each begins with its variable's name.
 func ParseConfig(environ []string) (Config, error) {
 	set := make(map[string]string)
 	for k, v := range env.ToMap(environ) {
@@ -146,18 +144,19 @@ func ParseConfig(environ []string) (Config, error) {
 	return Config{}, errors.Join(joined...)
 }
 
-// Warnings returns what is valid and most likely not meant, each beginning with the
+// Warnings returns a text for each setting that is valid but most likely a mistake. Each begins with the
 // variable's name.
 func (c Config) Warnings() []string { return c.warnings }
 
 var errNoLevel = errors.New("none of debug, info, warn and error")
 
-// fault is what is wrong with one variable.
+// fault is a variable and what is wrong with its value.
 type fault struct{ variable, text string }
 
 func (f fault) Error() string { return f.variable + ": " + f.text }
 
-// unreadable translates the library's errors, which name the struct's fields.
+// unreadable translates the library's errors, which name the struct's fields, into faults, which name
+// variables.
 func unreadable(err error, set map[string]string) []fault {
 	var all env.AggregateError
 	if err == nil {
@@ -199,7 +198,7 @@ func Usage() string {
 	return b.String()
 }
 
-// fields are those that a variable sets.
+// fields returns an iterator over the fields that a variable sets.
 func fields() func(yield func(reflect.StructField) bool) {
 	return func(yield func(reflect.StructField) bool) {
 		for _, f := range reflect.VisibleFields(reflect.TypeFor[Config]()) {
@@ -210,7 +209,7 @@ func fields() func(yield func(reflect.StructField) bool) {
 	}
 }
 
-// MarshalLogObject logs every setting by its variable's name, a secret hidden.
+// MarshalLogObject logs every setting under its variable's name. Secrets are hidden.
 func (c Config) MarshalLogObject(o zapcore.ObjectEncoder) error {
 	v := reflect.ValueOf(c)
 	for f := range fields() {

@@ -11,13 +11,13 @@ import (
 
 // How connections end. All of this runs in the peer's loop.
 
-// closeTimeout is how long a peer may take to answer our close frame, and then to take what
-// waits for it and end its side. Closing earlier could destroy what is on its way: a socket that is
-// closed with unread input sends a reset.
+// closeTimeout is how long a peer may take to answer our close frame. After that it has the same time again
+// to read its queue and end its side. Closing earlier could destroy queued bytes: a socket that is closed
+// with unread input sends a reset.
 const closeTimeout = 5 * time.Second
 
-// closeWith ends an open connection from our side: it sends a close frame and awaits the peer's. A
-// connection that is not open yet is closed when its answers are sent.
+// closeWith starts to close p. An open connection is sent a close frame, and the peer's is awaited. A
+// connection that is not open yet is closed when its queued answers are sent.
 func (l *loop) closeWith(p *peer, why *ending) {
 	switch p.phase {
 	case phaseHead:
@@ -35,8 +35,8 @@ func (l *loop) closeWith(p *peer, why *ending) {
 	}
 }
 
-// closeAtOnce is closeWith where the peer's close frame is not awaited: it has come and was invalid, or it
-// could not be told from other bytes any more.
+// closeAtOnce is closeWith without awaiting the peer's close frame. Either that frame has come and was
+// invalid, or it could not be found in the stream any more.
 func (l *loop) closeAtOnce(p *peer, why *ending) {
 	p.cause, p.code = why.cause, why.code
 	var frame [maxControlPayload + 2]byte
@@ -50,8 +50,8 @@ func (l *loop) closeAnswered(p *peer, code ws.StatusCode) {
 	l.finish(p, appendClose(frame[:0], code, ""))
 }
 
-// finish sends the last bytes of all, which may be none. What waits is still sent, then FIN; what comes
-// is thrown away until the peer's FIN.
+// finish sends last, which may be empty, as the final bytes. The queue is still sent, and then FIN. Input is
+// thrown away until the peer's FIN.
 func (l *loop) finish(p *peer, last []byte) {
 	p.enter(phaseFinishing, last)
 	p.releaseInput()
@@ -60,7 +60,7 @@ func (l *loop) finish(p *peer, last []byte) {
 	}
 }
 
-// finished is called in phaseFinishing when nothing waits any more.
+// finished is called in phaseFinishing when the queue is empty.
 func (l *loop) finished(p *peer) {
 	if p.saidAll {
 		l.close(p)
@@ -69,19 +69,19 @@ func (l *loop) finished(p *peer) {
 	_ = syscall.Shutdown(int(p.fd), syscall.SHUT_WR)
 }
 
-// readEnd handles the end of p's stream: its FIN, or what broke the connection.
+// readEnd handles the end of p's stream: the peer's FIN or, if broken is set, an error.
 func (l *loop) readEnd(p *peer, broken bool) {
 	p.saidAll = true
 	switch {
 	case broken, !p.waits():
 		l.close(p)
-	case p.phase != phaseFinishing: // it may have ended only its own side, and still read
+	case p.phase != phaseFinishing: // the peer may have ended only its own side, and still read
 		l.finish(p, nil)
 	}
 }
 
-// closeSlow is the task of a peer for which too much waited, and to which nothing is sent any more. What it
-// sent before is still read.
+// closeSlow is the task for a peer that is too slow. Nothing more is sent to it, but input that it sent
+// before is still read.
 func (l *loop) closeSlow(p *peer) {
 	switch p.phase {
 	case phaseOpen:
@@ -96,10 +96,10 @@ func (l *loop) closeSlow(p *peer) {
 	}
 }
 
-// expired is the task of a peer that has had its time in a phase other than open.
+// expired is the task for a peer whose time in phase in is over. (An open peer's task is beat.)
 func (l *loop) expired(p *peer, in phase) {
 	if p.phase != in {
-		return // it has gone on since
+		return // the peer is in a later phase by now
 	}
 	if in == phaseHead {
 		p.cause = closedHandshake
@@ -107,8 +107,8 @@ func (l *loop) expired(p *peer, in phase) {
 	l.close(p)
 }
 
-// close closes p's descriptor. Its slot is free again when the round is over, since events of this
-// round may still name it.
+// close closes p's descriptor. Its slot becomes free at the end of the round, since events of this round may
+// still name it.
 func (l *loop) close(p *peer) {
 	srv := l.srv
 	if e := srv.log.Check(zap.DebugLevel, "connection closed"); e != nil {
@@ -116,7 +116,7 @@ func (l *loop) close(p *peer) {
 	}
 	was := p.phase
 	if p.Room() != nil {
-		p.leave() // nothing happens if it has left
+		p.leave() // Leave does nothing if p has left already
 	}
 	p.mu.Lock()
 	p.phase = phaseClosed
@@ -132,7 +132,7 @@ func (l *loop) close(p *peer) {
 	srv.stats.closed[p.cause].Add(1)
 }
 
-// logClosed writes what "peer connected" has too, so that the two can be paired.
+// logClosed also writes the fields of "peer connected", so that the two entries can be paired.
 func (p *peer) logClosed(e *zapcore.CheckedEntry) {
 	relay := ""
 	if r := p.Room(); r != nil {

@@ -14,9 +14,9 @@ import (
 //	0 or 4      masking key, if MASK
 //	length      payload
 //
-// A client's frames are masked, ours are not. So the header that we send for a
-// payload is 4 bytes shorter than the one it came with, and fits right in front
-// of the unmasked payload: a message is relayed from the buffer it was read into.
+// A client's frames are masked, ours are not. So our header for a payload is 4 bytes shorter than the
+// client's and fits right in front of the unmasked payload: a message is relayed from the buffer it was read
+// into.
 const (
 	opContinuation = byte(ws.OpContinuation)
 	opText         = byte(ws.OpText)
@@ -48,9 +48,9 @@ type header struct {
 func (h *header) fin() bool    { return h.first&finBit != 0 }
 func (h *header) opcode() byte { return h.first & opcodeBits }
 
-// parseHeader reads a frame header from the beginning of b. size is 0 if b does
-// not hold all of it. What the first two bytes say is there even then, if they are.
-// err is set if the length is not encoded as RFC 6455 §5.2 wants it.
+// parseHeader reads a frame header from the beginning of b. If b does not hold all of it, size is 0, but the
+// fields of the first two bytes are set if these are there. err is set if the length is not encoded as RFC
+// 6455 §5.2 requires.
 func parseHeader(b []byte) (h header, err error) {
 	if len(b) < 2 {
 		return h, nil
@@ -75,8 +75,8 @@ func parseHeader(b []byte) (h header, err error) {
 		}
 		v := binary.BigEndian.Uint64(b[2:])
 		n = 10
-		// "The most significant bit MUST be 0", "the minimal number of bytes
-		// MUST be used to encode the length".
+		// "The most significant bit MUST be 0", "the minimal number of bytes MUST be used to encode the
+		// length".
 		if v > 1<<63-1 || v <= 0xffff {
 			return h, errLengthNotMinimal
 		}
@@ -95,9 +95,8 @@ func parseHeader(b []byte) (h header, err error) {
 
 const errLengthNotMinimal = ws.ProtocolError("payload length is not encoded in the minimal number of bytes")
 
-// check applies the rules that a header alone can break. fragmented tells that
-// a message of several frames has begun and not ended. Only byte 0 and the
-// mask and length bits of byte 1 are looked at.
+// check applies the rules that a header alone can break. fragmented means that a message of several frames
+// has begun and not ended. Only byte 0 and the mask and length bits of byte 1 are used.
 func (h *header) check(fragmented bool) error {
 	state := ws.StateServerSide
 	if fragmented {
@@ -130,8 +129,8 @@ func serverHeaderSize(n int) int {
 	return 10
 }
 
-// putHeader writes our header for a final frame of n payload bytes to the
-// beginning of b, which has room for it.
+// putHeader writes our header for a final frame of n payload bytes to the beginning of b, which must have
+// room for it.
 func putHeader(b []byte, opcode byte, n int) {
 	b[0] = finBit | opcode
 	switch {
@@ -146,16 +145,15 @@ func putHeader(b []byte, opcode byte, n int) {
 	}
 }
 
-// encodeInPlace makes buf[at:at+n], an unmasked payload, a frame of ours: the
-// header goes in front of it, where at least serverHeaderSize(n) bytes are free.
-// The frame aliases buf.
+// encodeInPlace makes buf[at:at+n], an unmasked payload, a frame of ours. It writes the header in front of
+// the payload, where at least serverHeaderSize(n) bytes must be free. The frame aliases buf.
 func encodeInPlace(buf []byte, at, n int, opcode byte) []byte {
 	start := at - serverHeaderSize(n)
 	putHeader(buf[start:], opcode, n)
 	return buf[start : at+n]
 }
 
-// appendFrame appends a final frame of ours.
+// appendFrame appends an unmasked final frame.
 func appendFrame(dst []byte, opcode byte, payload []byte) []byte {
 	var h [maxServerHeader]byte
 	putHeader(h[:], opcode, len(payload))
@@ -163,8 +161,7 @@ func appendFrame(dst []byte, opcode byte, payload []byte) []byte {
 	return append(dst, payload...)
 }
 
-// appendClose appends a close frame. code 0 stands for none, as in an empty
-// close frame (RFC 6455 §5.5.1); then there is no reason either.
+// appendClose appends a close frame. With code 0 the frame is empty (RFC 6455 §5.5.1), and reason is ignored.
 func appendClose(dst []byte, code ws.StatusCode, reason string) []byte {
 	if code == 0 {
 		return append(dst, finBit|opClose, 0)

@@ -2,14 +2,14 @@ package server
 
 var pingFrame = appendFrame(nil, opText, []byte("ping"))
 
-// beat is the task of a peer that the heartbeat wheel has come to. If nothing was heard from it since the
-// last time, it is closed; else it is asked to say something. One that answers but takes nothing of what
-// has waited for it all that time holds our memory for nothing, and is closed as too slow.
+// beat is the task for a peer that the heartbeat wheel visits. A peer that has sent nothing since the last
+// visit is closed. Any other is sent a ping, unless it has taken nothing from its queue in that time: then it
+// is closed as too slow, because its queue holds memory for nothing.
 func (l *loop) beat(p *peer) {
 	if p.phase != phaseOpen {
 		return
 	}
-	heard := p.heard || p.inTurns // in turns: something has come that is not read yet
+	heard := p.heard || p.inTurns // a peer in turns has sent something that is not read yet
 	p.heard = false
 	switch stuck := p.stuck(); {
 	case !heard:
@@ -24,8 +24,9 @@ func (l *loop) beat(p *peer) {
 	}
 }
 
-// stuck reports whether something has waited since the last heartbeat, and the peer's kernel has not
-// acknowledged a byte since. (That our own takes nothing says less: it makes room in large steps.)
+// stuck reports whether bytes were queued at the last heartbeat and still are, and the peer's kernel has
+// acknowledged none since. Acknowledgements are counted because our own kernel makes room only in large
+// steps.
 func (p *peer) stuck() bool {
 	waited, before := p.queued, p.acked
 	p.queued = p.waits()

@@ -2,16 +2,16 @@ package server
 
 import "sync"
 
-// input is what a peer has begun to send and not finished, or what waits for its turn. Most peers
-// have none: what comes is handled in the loop's buffer. Its buffers are pooled and as large as
-// what came, whatever a header promises. It is owned by the peer's loop.
+// input holds data from a peer that is incomplete or waits for the peer's next turn. Most peers have none:
+// their data is handled in the loop's buffer. The buffers are pooled and grow with the data that has come,
+// whatever a header promises. An input is owned by the peer's loop.
 type input struct {
 	part    *buffer // the beginning of a header block or of a frame
 	need    int     // size of the frame in part, header included; 0 while the header is incomplete
-	scanned int     // how much of a header block in part upgrade.Handshaker has seen
+	scanned int     // bytes of a header block in part that upgrade.Handshaker has seen
 
-	later     *buffer // what came behind what the peer's turn ended with
-	laterFrom int     // how much of it has been handled
+	later     *buffer // input that was left when the peer's turn ended
+	laterFrom int     // bytes of later that have been handled
 
 	message *buffer // maxServerHeader free bytes, then the fragments of a message so far
 	opcode  byte    // of that message
@@ -22,7 +22,7 @@ type input struct {
 
 var inputs = sync.Pool{New: func() any { return new(input) }}
 
-// input returns p's, which it makes if there is none.
+// input returns p's input, and makes one if there is none.
 func (p *peer) input() *input {
 	if p.in == nil {
 		p.in = inputs.Get().(*input)
@@ -30,7 +30,7 @@ func (p *peer) input() *input {
 	return p.in
 }
 
-// releaseInput drops what p has not finished.
+// releaseInput drops p's unfinished input.
 func (p *peer) releaseInput() {
 	if in := p.in; in != nil {
 		p.in = nil
@@ -49,14 +49,14 @@ func (p *peer) releaseInputIfEmpty() {
 	}
 }
 
-// dropPart ends a header block or frame that was kept in part.
+// dropPart drops the header block or frame that was kept in part.
 func (in *input) dropPart() {
 	putBuffer(in.part)
 	in.part, in.need, in.scanned = nil, 0, 0
 }
 
-// fragmented reports whether a message of several frames has begun and not ended, and how many
-// bytes of it have come.
+// fragmented reports whether a message of several frames has begun and not ended, and how many bytes of it
+// have come.
 func (p *peer) fragmented() (yes bool, n int) {
 	if p.in == nil || p.in.message == nil {
 		return false, 0

@@ -5,7 +5,7 @@ import (
 	"syscall"
 )
 
-// RaiseFileLimit raises the soft limit on open files to the hard one, and returns what holds now.
+// RaiseFileLimit raises the soft limit on open files to the hard limit, and returns the limit that now holds.
 func RaiseFileLimit() (uint64, error) {
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {

@@ -18,15 +18,14 @@ const (
 	// maxEvents is how many events a loop takes from its pollset at once.
 	maxEvents = 512
 
-	// readBytes is how much a loop reads from a connection at once, and largeReadBytes where
-	// the last frame was large: what fits is relayed from the loop's buffer, not copied and not
-	// joined from pieces.
+	// readBytes is how much a loop reads from a connection at once; after a large frame it is largeReadBytes.
+	// A frame that fits is relayed from the loop's buffer and need not be joined from pieces.
 	readBytes      = 64 << 10
 	largeReadBytes = 512 << 10
 	largeFrame     = 32 << 10
 
-	// turnWork bounds what one connection may have done before the next has its turn, in units of
-	// about a tenth of a microsecond.
+	// turnWork bounds the work for one connection before the next has its turn. The unit is about a tenth of
+	// a microsecond.
 	turnWork     = 2048
 	frameWork    = 1
 	requestWork  = 8
@@ -34,37 +33,37 @@ const (
 	bytesPerWork = 256
 	textPerWork  = 16 // bytes of text, which is validated and searched
 
-	// maxLeaveFlushes is how many of those who leave in one round have their rooms flushed before.
+	// maxLeaveFlushes is the number of leaving peers in one round whose rooms are flushed first.
 	maxLeaveFlushes = 8
 
-	// flushTime is how long a room is flushed before others are looked after.
+	// flushTime is how long a room is flushed before other rooms and connections are served.
 	flushTime = 2 * time.Millisecond
 
-	// yieldAfter is how often the loop's goroutine gives way to Go's scheduler. One that runs for 10 ms
-	// without that is preempted by a signal, and the scheduler's monitor thread, once
-	// alarmed, takes the processor away whenever the goroutine waits in epoll_wait: at light load that
-	// was a seventh of the process's time (bench, scenario calm).
+	// yieldAfter is how often the loop's goroutine yields to Go's scheduler. A goroutine that runs for 10 ms
+	// without yielding is preempted by a signal. After that the scheduler's monitor thread takes the
+	// processor away whenever the goroutine waits in epoll_wait. At light load that was a seventh of the
+	// process's time (bench, scenario calm).
 	yieldAfter = 4 * time.Millisecond
 )
 
-// The slots that are not connections'.
+// Slots that belong to no connection.
 const (
 	wakeSlot int32 = iota
 	listenSlot
 	firstPeerSlot
 )
 
-// loop serves a share of the connections. It runs in a goroutine of nbio's, in rounds:
+// loop serves a share of the connections. It runs in one of nbio's goroutines, in rounds:
 //
-//  1. it gives a turn to each connection that was not read to the end before: these come first, so that
-//     others do not fill a room again and again for which they wait;
-//  2. it asks its pollset what is ready, and gives a turn to each connection that is;
-//  3. it does the tasks that other goroutines have posted, if it was woken for that;
-//  4. it flushes the rooms in which something was said in the round before.
+//  1. it gives a turn to each connection that was not read to the end before. These come first: otherwise
+//     others could fill their rooms again and again while they wait;
+//  2. it asks its pollset which connections are ready, and gives each of them a turn;
+//  3. it does the tasks that other goroutines have posted, if it was woken for them;
+//  4. it flushes the rooms in which something was published in the round before.
 //
-// It returns to nbio when nothing came, or a single event did, and nothing is left to do. (The pollset then
-// reports what has come since it was asked.) So on an idle loop a message is flushed right after it
-// was read, and under load the batches that are flushed at once grow by themselves.
+// It returns to nbio when nothing is left to do and no event came, or a single one. The pollset reports later
+// events again. So an idle loop flushes a message right after reading it, and under load batches grow by
+// themselves.
 type loop struct {
 	// Static.
 	srv  *Server
@@ -72,18 +71,18 @@ type loop struct {
 
 	// Owned by the loop's goroutine.
 	events     []unix.EpollEvent
-	pending    int            // how many of events are to be handled in the next round: see givesWay
+	pending    int            // events left for the next round: see givesWay
 	peers      []*peer        // by slot; nil where the slot is free
 	free       []int32        // slots
-	freed      []int32        // slots that are free when the round is over
-	turns      []*peer        // not read to the end, in the order of their turns
+	freed      []int32        // slots that become free at the end of the round
+	turns      []*peer        // peers not read to the end, in the order of their turns
 	noted      []*router.Room // to be flushed in the next round
 	due        []*router.Room // to be flushed in this round
-	in         []byte         // what receive fills
+	in         []byte         // receive reads into it
 	out        []byte         // replies to the peer that is being served
 	work       int            // what is left of turnWork for that peer
-	leaving    int            // how many rooms were flushed in this round for those who left
-	answered   bool           // a request of its has been answered, and another may follow
+	leaving    int            // rooms flushed in this round because a peer left
+	answered   bool           // that peer's request has been answered, and another may follow
 	scratch    router.Scratch
 	peeker     router.Peeker
 	handshaker *upgrade.Handshaker
@@ -98,7 +97,7 @@ type loop struct {
 
 	mu      sync.Mutex // guards what follows
 	posted  []task
-	stopped bool // nothing is posted any more
+	stopped bool // post drops every task
 }
 
 func newLoop(s *Server, h *upgrade.Handshaker) *loop {
@@ -117,7 +116,7 @@ func (l *loop) start() (err error) {
 	return l.poll.start(l.run)
 }
 
-// stop closes what is left of the loop's connections and ends the loop.
+// stop closes the loop's remaining connections and ends the loop.
 func (l *loop) stop() {
 	stopped := make(chan struct{})
 	l.post(task{do: func(l *loop, _ *peer) {
@@ -135,7 +134,7 @@ func (l *loop) stop() {
 	l.poll.close()
 }
 
-// drain closes every connection, and first delivers what was said before.
+// drain delivers earlier messages and then closes every connection.
 func (l *loop) drain(*peer) {
 	l.flushDue()
 	l.flushDue()
@@ -146,8 +145,8 @@ func (l *loop) drain(*peer) {
 	}
 }
 
-// task is what another goroutine wants a loop to do: flush a room, take a connection, or whatever do
-// does, with a peer if it is one's.
+// task is work that another goroutine gives a loop: flush room, take the connection fd, or call do with peer,
+// which may be nil.
 type task struct {
 	do   func(*loop, *peer)
 	peer *peer
@@ -155,7 +154,7 @@ type task struct {
 	fd   int32 // an accepted socket, if the rest is empty
 }
 
-// post adds a task, which the loop does in its next round.
+// post adds a task for the loop's next round.
 func (l *loop) post(t task) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -190,7 +189,7 @@ func (l *loop) run() {
 				}
 			}
 		}
-		if woken { // behind what has come: a heartbeat must not miss a peer's answer
+		if woken { // after the events: a heartbeat must not miss a peer's answer
 			l.doTasks()
 		}
 		l.free = append(l.free, l.freed...)
@@ -211,8 +210,8 @@ func (l *loop) run() {
 	}
 }
 
-// allAwaitSpace reports whether every peer in turns, if there is any, waits for a room that another loop
-// flushes. The loop is woken then when one of the rooms is not full any more.
+// allAwaitSpace reports whether every peer in turns, if there is any, waits for a full room that another loop
+// flushes. The loop is then woken when one of the rooms has space again.
 func (l *loop) allAwaitSpace() bool {
 	for _, p := range l.turns {
 		if p.phase != phaseOpen || !p.Room().AwaitSpace(l) {
@@ -222,10 +221,10 @@ func (l *loop) allAwaitSpace() bool {
 	return true
 }
 
-// Wake implements router.Waiter. What there is to do is found in turns.
+// Wake implements router.Waiter. The task is empty: the loop finds the work in turns.
 func (l *loop) Wake() { l.post(task{do: func(*loop, *peer) {}}) }
 
-// doTasks does what was posted.
+// doTasks does the posted tasks.
 func (l *loop) doTasks() {
 	l.mu.Lock()
 	tasks := l.posted
@@ -250,13 +249,13 @@ func (l *loop) doTask(t task) {
 	}
 }
 
-// onReady handles an event of p's.
+// onReady handles an event of p.
 func (l *loop) onReady(p *peer, events uint32) {
 	toRead := events&^unix.EPOLLOUT != 0
 	if events&unix.EPOLLOUT != 0 && p.flushQueue() {
 		switch p.phase {
 		case phaseHead:
-			toRead = true // see turn: p was not read while an answer waited
+			toRead = true // turn does not read p while an answer waits
 		case phaseFinishing:
 			l.finished(p)
 		}
@@ -269,8 +268,8 @@ func (l *loop) onReady(p *peer, events uint32) {
 	}
 }
 
-// giveTurns gives each of those in turns one. A peer whose room is full keeps its place until the room has
-// been flushed, so that whoever fills it again comes behind those for whom it was full.
+// giveTurns gives each peer in turns a turn. A peer whose room is full keeps its place until the room has
+// been flushed. A peer that fills the room again then comes after those that waited.
 func (l *loop) giveTurns() {
 	turns := l.turns
 	l.turns = l.spareTurns[:0]
@@ -290,12 +289,12 @@ func (l *loop) giveTurns() {
 	l.spareTurns = again[:0]
 }
 
-// mustWait reports whether p is not read now because its room is full. So a fast sender is held back by its
-// own socket, not by memory.
+// mustWait reports whether p must not be read now because its room is full. This holds a fast sender back by
+// its own socket instead of by using memory.
 func (p *peer) mustWait() bool { return p.phase == phaseOpen && p.Room().Full() }
 
-// turn reads p and serves what has come, until nothing has, or p has had its share of the loop's time; then
-// it has another turn in the next round.
+// turn reads p and serves its input until there is no more, or p has had its share of the loop's time. In the
+// second case p has another turn in the next round.
 func (l *loop) turn(p *peer) {
 	defer l.recover(p)
 	l.work = turnWork
@@ -304,7 +303,7 @@ func (l *loop) turn(p *peer) {
 		case p.phase == phaseClosed:
 			return
 		case p.phase == phaseHead && p.waits():
-			return // a client that does not read its answers gets no more; onReady goes on
+			return // no more answers until the client reads these; onReady goes on
 		case l.work <= 0, p.mustWait():
 			p.inTurns = true
 			l.turns = append(l.turns, p)
@@ -325,7 +324,7 @@ func (l *loop) turn(p *peer) {
 			if len(rest) > 0 {
 				p.input().later = appendTo(nil, rest, len(rest))
 			} else if n < len(window) && !p.readOn {
-				return // all that had come: what comes from now on is another event
+				return // all is read: later input causes another event
 			}
 		case err == syscall.EAGAIN:
 			return
@@ -337,11 +336,11 @@ func (l *loop) turn(p *peer) {
 	}
 }
 
-// serveLater serves what was kept for a later turn.
+// serveLater serves input that an earlier turn left.
 func (l *loop) serveLater(p *peer) {
 	in := p.in
 	x, from := in.later, in.laterFrom
-	in.later, in.laterFrom = nil, 0 // x is not to be released while it is served
+	in.later, in.laterFrom = nil, 0 // x must not be released while it is served
 	rest := l.serve(p, x.b[from:])
 	if len(rest) == 0 {
 		putBuffer(x)
@@ -351,8 +350,8 @@ func (l *loop) serveLater(p *peer) {
 	in.later, in.laterFrom = x, len(x.b)-len(rest)
 }
 
-// serve handles what came from p, and returns the end of data that is not handled: the turn's work is done, or
-// the room is full. data is written to.
+// serve handles data from p. It returns the end of data that is not handled because the turn's work is done
+// or the room is full. It writes to data.
 func (l *loop) serve(p *peer, data []byte) (rest []byte) {
 	p.heard = true
 	for len(data) > 0 && l.work > 0 && !p.mustWait() {
@@ -382,7 +381,7 @@ func (l *loop) serve(p *peer, data []byte) (rest []byte) {
 	return data
 }
 
-// maxReplies bounds out, in bytes: beyond it replies are sent before the rest of the input is handled.
+// maxReplies bounds out, in bytes: above it, replies are sent before more input is handled.
 const maxReplies = 16 << 10
 
 // reply sends the replies gathered in out.
@@ -401,18 +400,18 @@ func (l *loop) flushDue() {
 	rooms := l.due
 	l.due, l.noted = l.noted, l.spareRooms[:0]
 	for i, r := range rooms {
-		began := time.Time{} // of this room's flush, if it takes several parts
+		began := time.Time{} // start of this room's flush, if it takes several parts
 		for l.flush(r) == router.InPart && !l.givesWay(&began, len(rooms)-i-1) {
-			l.noted = l.noted[:len(l.noted)-1] // it goes on here, not in the next round
+			l.noted = l.noted[:len(l.noted)-1] // the flush goes on here, not in the next round
 		}
 	}
 	clear(rooms)
 	l.spareRooms = rooms
 }
 
-// givesWay reports whether a flush that has begun a while ago has to wait for the next round: others is how many
-// rooms are due behind it. As long as there is nobody to give way to, a room is flushed as a
-// whole, so that the next batch holds whatever its members say meanwhile.
+// givesWay reports whether a flush that has taken flushTime has to wait for the next round, because something
+// else is due. others is the number of rooms due after it. If nothing else is due, the whole room is flushed
+// at once, so that the next batch holds all messages that its members send meanwhile.
 func (l *loop) givesWay(began *time.Time, others int) bool {
 	now := time.Now()
 	if began.IsZero() {
@@ -431,7 +430,7 @@ func (l *loop) givesWay(began *time.Time, others int) bool {
 func (l *loop) flush(r *router.Room) (left router.Progress) {
 	left, help := router.Another, false
 	defer func() {
-		if left != router.Flushed { // also where a panic ended it: nobody else flushes this room
+		if left != router.Flushed { // also after a panic: no other loop flushes this room
 			l.noted = append(l.noted, r)
 		}
 	}()
@@ -447,7 +446,7 @@ func (l *loop) flush(r *router.Room) (left router.Progress) {
 	return left
 }
 
-// recover ends a panic, which is a bug of ours that must not take other peers along.
+// recover stops a panic, so that a bug costs only the connection being served.
 func (l *loop) recover(p *peer) {
 	reason := recover()
 	if reason == nil {

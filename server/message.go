@@ -7,12 +7,12 @@ import (
 	"relaygate/router"
 )
 
-// heartbeatBytes is the length of "ping" and "pong", which are taken from a peer however small
-// MAX_MESSAGE_BYTES is.
+// heartbeatBytes is the length of "ping" and "pong". A peer may send these however small MAX_MESSAGE_BYTES
+// is.
 const heartbeatBytes = 4
 
-// nextFrame handles the frame at the beginning of data or, if a part of one came before, the rest of
-// it. It keeps what is incomplete, and returns what follows.
+// nextFrame handles the frame at the beginning of data or, if a part of a frame came before, the rest of that
+// one. It keeps an incomplete frame, and returns the bytes after the frame.
 func (l *loop) nextFrame(p *peer, data []byte) (rest []byte) {
 	l.work -= frameWork
 	if p.in != nil && p.in.part != nil {
@@ -37,7 +37,7 @@ func (l *loop) nextFrame(p *peer, data []byte) (rest []byte) {
 	return data[size:]
 }
 
-// resumeFrame goes on with a frame that came in part.
+// resumeFrame continues a frame of which a part came before.
 func (l *loop) resumeFrame(p *peer, data []byte) (rest []byte) {
 	in := p.in
 	if in.need == 0 {
@@ -52,7 +52,7 @@ func (l *loop) resumeFrame(p *peer, data []byte) (rest []byte) {
 		}
 		in.need = h.size + int(h.length)
 		p.large = in.need >= largeFrame
-		in.part.b = in.part.b[:min(len(in.part.b), max(in.need, had))] // without what belongs to the next frame
+		in.part.b = in.part.b[:min(len(in.part.b), max(in.need, had))] // without bytes of the next frame
 		data = data[len(in.part.b)-had:]
 	}
 	n := min(in.need-len(in.part.b), len(data))
@@ -61,15 +61,15 @@ func (l *loop) resumeFrame(p *peer, data []byte) (rest []byte) {
 		return nil
 	}
 	part := in.part
-	in.part, in.need = nil, 0 // part is not to be released while it is handled
+	in.part, in.need = nil, 0 // part must not be released while it is handled
 	h, _ := parseHeader(part.b)
 	l.frame(p, h, part.b)
 	putBuffer(part)
 	return data[n:]
 }
 
-// header parses the header at the beginning of b and applies all rules that it alone can break, as
-// soon as its bytes are there.
+// header parses the header at the beginning of b. It applies all rules that a header alone can break as soon
+// as the bytes for them are there.
 func (l *loop) header(p *peer, b []byte) (header, *ending) {
 	h, err := parseHeader(b)
 	if err != nil {
@@ -94,7 +94,7 @@ func (l *loop) header(p *peer, b []byte) (header, *ending) {
 	return h, nil
 }
 
-// fail closes p for what the header h breaks. data is what follows the header.
+// fail closes p because its header h breaks a rule. data begins after the header.
 func (l *loop) fail(p *peer, why *ending, h header, data []byte) (rest []byte) {
 	l.reply(p)
 	if h.size == 0 {
@@ -106,13 +106,13 @@ func (l *loop) fail(p *peer, why *ending, h header, data []byte) (rest []byte) {
 	return data
 }
 
-// failMessage closes p for what a whole message breaks.
+// failMessage closes p because a whole message breaks a rule.
 func (l *loop) failMessage(p *peer, why *ending) {
 	l.reply(p)
 	l.closeWith(p, why)
 }
 
-// frame handles a complete frame, whose payload it unmasks. b is written to.
+// frame handles b, a complete frame. It unmasks the payload in place.
 func (l *loop) frame(p *peer, h header, b []byte) {
 	payload := b[h.size:]
 	unmask(payload, h.mask)
@@ -138,14 +138,13 @@ func (l *loop) fragment(p *peer, h header, payload []byte) {
 	in.message = appendTo(in.message, payload, maxServerHeader+l.srv.cfg.MaxMessage)
 	if h.fin() {
 		message := in.message
-		in.message = nil // not to be released while it is handled
+		in.message = nil // must not be released while it is handled
 		l.message(p, in.opcode, message.b, maxServerHeader)
 		putBuffer(message)
 	}
 }
 
-// message handles a whole message: b[at:] is its payload, and in front of it is room for a header
-// of ours.
+// message handles a whole message. b[at:] is its payload. In front of it there is room for our header.
 func (l *loop) message(p *peer, op byte, b []byte, at int) {
 	payload := b[at:]
 	room := p.Room()
@@ -199,15 +198,15 @@ func (l *loop) control(p *peer, op byte, payload []byte) {
 	}
 }
 
-// skip begins to throw away what p sends after our close frame: first a payload of n bytes, which is that of
-// the peer's own close frame if isClose.
+// skip starts to throw away input after our close frame, beginning with a payload of n bytes. isClose says
+// that this payload is that of the peer's own close frame.
 func (p *peer) skip(n int64, isClose bool) {
 	in := p.input()
 	in.dropPart()
 	in.skip, in.skipIsClose = n, isClose
 }
 
-// startSkipping is skip in the place where p is now, which may be in the middle of a frame.
+// startSkipping is skip from the current position, which may be in the middle of a frame.
 func (p *peer) startSkipping() {
 	in := p.in
 	if in == nil {
@@ -220,7 +219,7 @@ func (p *peer) startSkipping() {
 	}
 }
 
-// skipFrame throws away data, up to the end of a frame. Behind the peer's close frame all is said.
+// skipFrame throws away data up to the end of a frame. The peer's close frame ends its input.
 func (l *loop) skipFrame(p *peer, data []byte) (rest []byte) {
 	l.work -= frameWork
 	in := p.input()
@@ -232,7 +231,7 @@ func (l *loop) skipFrame(p *peer, data []byte) (rest []byte) {
 		in.part = appendTo(in.part, data[:min(len(data), maxClientHeader-had)], maxClientHeader)
 		h, err := parseHeader(in.part.b)
 		switch {
-		case err != nil: // no telling where the next header is
+		case err != nil: // the next header cannot be found any more
 			in.dropPart()
 			in.skip = math.MaxInt64
 			return nil
@@ -244,7 +243,7 @@ func (l *loop) skipFrame(p *peer, data []byte) (rest []byte) {
 	}
 	n := min(in.skip, int64(len(data)))
 	in.skip -= n
-	if in.skip == 0 && in.skipIsClose { // only now: closed with a part of it unread, the socket would send a reset
+	if in.skip == 0 && in.skipIsClose { // not earlier: closing with a part of it unread would send a reset
 		p.saidAll = true
 		l.finish(p, nil)
 		return nil

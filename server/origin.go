@@ -10,17 +10,16 @@ import (
 
 var errNoOrigin = errors.New("is no origin; write what location.origin is on the page, such as https://example.com")
 
-// parseOrigin returns the one spelling in which browsers send the origin that s
-// means (HTML standard, "serialization of an origin"): since requests are compared
-// with it byte by byte, any other would let nobody in. What has only one meaning
-// is brought into that spelling: capitals, a default port, a slash at the end.
-// Anything else is an error that says what to write. "*" stands for itself.
+// parseOrigin returns the origin s in the one spelling that browsers send (HTML standard, "serialization of
+// an origin"). Requests are compared with it byte by byte, so any other spelling would let nobody in.
+// Capitals, a default port and a slash at the end are normalised, since their meaning is clear. Anything else
+// is an error that says what to write. "*" is returned as it is.
 func parseOrigin(s string) (string, error) {
 	if s == "*" || strings.EqualFold(s, "null") { // sandboxed pages, files
 		return strings.ToLower(s), nil
 	}
 	switch {
-	case strings.ContainsAny(s, "\"'"): // not every reader of environment files takes them off
+	case strings.ContainsAny(s, "\"'"): // some readers of environment files leave them in
 		return "", errors.New("holds quotation marks; no origin has them")
 	case strings.ContainsAny(s, " \t\r\n"):
 		return "", errors.New("holds a blank; origins are separated by commas")
@@ -53,7 +52,7 @@ func parseOrigin(s string) (string, error) {
 	return appOrigin(scheme, rest)
 }
 
-// webHost returns host and port of an origin whose scheme is http or https.
+// webHost returns the host and port of an origin whose scheme is http or https.
 func webHost(s, scheme string) (string, error) {
 	switch i := strings.IndexAny(s, "/?#@"); {
 	case strings.Contains(s, "*"):
@@ -90,7 +89,7 @@ func webHost(s, scheme string) (string, error) {
 	return "", errNoOrigin
 }
 
-// ipv6Host: browsers write no IPv4 address into an IPv6 one.
+// ipv6Host spells a as browsers do: they never write the last 32 bits as an IPv4 address.
 func ipv6Host(a netip.Addr) string {
 	if b := a.As16(); a.Is4In6() {
 		return fmt.Sprintf("::ffff:%x:%x", int(b[12])<<8|int(b[13]), int(b[14])<<8|int(b[15]))
@@ -98,9 +97,9 @@ func ipv6Host(a netip.Addr) string {
 	return a.String()
 }
 
-// appOrigin is an origin of a browser's extension or of an app around a browser:
-// chrome-extension://…, capacitor://localhost, file://. What such a host looks like
-// is theirs to say.
+// appOrigin returns the origin of a browser extension or of an app around a browser: chrome-extension://…,
+// capacitor://localhost, file://. Only its characters are checked, since each scheme has its own rules for
+// hosts.
 func appOrigin(scheme, host string) (string, error) {
 	if scheme == "" || !isLetter(scheme[0]) || host == "" && scheme != "file" {
 		return "", errNoOrigin

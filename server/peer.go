@@ -11,7 +11,7 @@ import (
 	"relaygate/router"
 )
 
-// phase is how far a connection has come. It only grows.
+// phase is how far a connection has come. It never goes back.
 //
 //	phase      entered when                   what comes from the peer       what is sent         what ends it
 //	head       it is accepted                 HTTP requests, answered;       answers              101 → open; last answer → finishing;
@@ -25,14 +25,14 @@ import (
 //	                                                                         FIN                  has sent FIN → closed; 5 s → closed
 //	closed     its descriptor is closed       nothing                        nothing
 //
-// A socket that is broken is read to its end, and then closed, in every phase. So is an open peer that is too
-// slow: its socket is shut down, and what it had sent is still relayed.
+// In every phase a broken socket is read to its end and then closed. The same happens to an open peer that is
+// too slow: its socket is shut down, and its earlier messages are still relayed.
 //
-// The peer's loop alone changes the phase, and it alone reads and closes the descriptor. It holds
-// peer.mu while it changes the phase, since loops that flush a room write to the room's members under
-// that lock, if they are open. Whatever else ends a connection (the timing wheels, a full queue, a
-// drain) posts a task to its loop. Each phase but the last has a timing wheel, in which the peer has a
-// seat. At the end of open the peer leaves its room and the heartbeat wheel.
+// Only the peer's loop changes the phase, and only it reads and closes the descriptor. It holds peer.mu while
+// it changes the phase, because loops that flush a room write to the room's open members under that lock. Any
+// other cause of an end (the timing wheels, a full queue, a drain) posts a task to the peer's loop. Each
+// phase but the last has a timing wheel, in which the peer has a seat. At the end of open the peer leaves its
+// room and the heartbeat wheel.
 type phase uint8
 
 const (
@@ -45,8 +45,8 @@ const (
 	phases = phaseClosed // those that have a wheel
 )
 
-// peer is one connection, from accept to close. There may be a million of them: a silent peer in a
-// room is this struct and its id.
+// peer is one connection, from accept to close. There may be a million of them. A silent peer in a room takes
+// no more memory than this struct and its id.
 type peer struct {
 	router.Member // initialised at the upgrade, static afterwards
 
@@ -57,25 +57,24 @@ type peer struct {
 
 	// Owned by the loop.
 	in      *input // unfinished input, nil while there is none
-	acked   uint32 // what was acknowledged at the last heartbeat
+	acked   uint32 // bytes acknowledged up to the last heartbeat
 	heard   bool   // something came since the last heartbeat
-	queued  bool   // something waited at the last heartbeat
+	queued  bool   // something was queued at the last heartbeat
 	inTurns bool   // it is in loop.turns
-	readOn  bool   // a short read does not mean that all has been read: there is the peer's end, or urgent data
+	readOn  bool   // read on after a short read: the peer's end or urgent data may follow
 	saidAll bool   // the peer's end, or its answer to our close frame, has been read
-	large   bool   // the last frame was large: read much at once
+	large   bool   // the last frame was large: the next read is large, too
 	cause   closeCause
 	code    ws.StatusCode // of the first close frame, ours or the peer's; 0 if there is none
 
 	seat health.Seat // the wheels'
 
-	// mu guards what follows. Lock order: peer.mu, then the table's and the wheels' locks and
-	// loop.mu.
+	// mu guards what follows. Lock order: peer.mu, then the table's and the wheels' locks and loop.mu.
 	mu    sync.Mutex
 	fd    int32   // the loop reads it without mu, since it alone closes it
 	phase phase   // likewise: the loop alone writes it
-	mute  bool    // nothing is sent any more: the socket is broken, or the peer too slow
-	out   *buffer // what waits for the socket, nil while nothing does
+	mute  bool    // nothing more is sent: the socket is broken, or the peer too slow
+	out   *buffer // queue for the socket, nil while it is empty
 }
 
 // Seat implements health.Sitter.
@@ -97,14 +96,14 @@ func (p *peer) send(b []byte) {
 	p.sendLocked(b)
 }
 
-// waits reports whether something waits for p's socket.
+// waits reports whether bytes are queued for p's socket.
 func (p *peer) waits() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.out != nil
 }
 
-// enter puts p in a phase other than open and closed, with what is sent last in the one before.
+// enter puts p in phase to, which is neither open nor closed, after it has sent last, which may be empty.
 func (p *peer) enter(to phase, last []byte) {
 	srv := p.loop.srv
 	if p.phase == phaseOpen {
@@ -120,9 +119,9 @@ func (p *peer) enter(to phase, last []byte) {
 	p.phase = to
 }
 
-// leave takes p out of its room. A part of the room is flushed first, which is all of a usual room, so that p's last
-// messages are on their way before its end is answered, and p gets what was sent before. Only a few are
-// worth that in one round: each flush is a batch of its own.
+// leave takes p out of its room. It first flushes a part of the room, which is all of a usual room. So p's
+// last messages are sent before its end is answered, and p gets earlier messages of others. This is done for
+// only a few peers in a round, since each flush is a batch of its own.
 func (p *peer) leave() {
 	if l := p.loop; l.leaving < maxLeaveFlushes {
 		l.leaving++
@@ -131,9 +130,9 @@ func (p *peer) leave() {
 	p.loop.srv.table.Leave(&p.Member)
 }
 
-// open answers p's upgrade with the 101 and whatever goes before it, and makes p a member of relayID.
-// It joins first, so that it misses nothing that is sent after its 101; and nothing reaches it before,
-// since mu holds those that write to it.
+// open sends answer, which ends with p's 101, and makes p a member of relayID. p joins first, so that it
+// misses no message sent after its 101. No message reaches it before the 101, since other loops need mu to
+// write to it.
 func (p *peer) open(relayID, peerID, answer []byte) {
 	srv := p.loop.srv
 	p.Init(string(peerID), p)
@@ -149,7 +148,7 @@ func (p *peer) open(relayID, peerID, answer []byte) {
 	p.heard = true
 }
 
-// remoteAddr asks the kernel, since only a debug log wants to know.
+// remoteAddr asks the kernel for the address instead of storing it, since only debug logs need it.
 func (p *peer) remoteAddr() netip.AddrPort {
 	sa, err := syscall.Getpeername(int(p.fd))
 	if err != nil {

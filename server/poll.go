@@ -12,20 +12,19 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// pollset is the set of descriptors that one loop watches: an epoll instance which nbio polls as
-// if it were a connection. nbio's goroutine waits until something in the set is ready and calls
-// the loop, which asks the set what it is and handles it.
+// pollset is the set of descriptors that one loop watches. It is an epoll instance which nbio polls as if it
+// were a connection. When something in the set is ready, nbio's goroutine calls the loop, which reads the
+// events from the set and handles them.
 //
 // The connections themselves are not given to nbio, because
-//   - nbio keeps 208 bytes for each, and duplicates and closes a descriptor for each that comes;
-//   - it dispatches by descriptor number: an event for a connection that was closed in the same
-//     batch reaches the one that was accepted with the same number. Here an event carries a slot
-//     that is not used again before the batch is over;
-//   - it lets go of a connection when it hears of the peer's end, read to the end or not;
-//   - it has no hook for the end of a batch, which is where rooms are flushed.
+//   - nbio keeps 208 bytes for each connection, and duplicates and closes a descriptor for each new one;
+//   - it dispatches by descriptor number: an event for a connection closed in the same batch reaches a new
+//     one with the same number. Here an event carries a slot that is not used again before the batch is over;
+//   - it drops a connection when the peer's end is reported, even if input is still unread;
+//   - it has no hook at the end of a batch, where rooms are flushed.
 //
 // The price is one more system call, epoll_pwait without a timeout, each time that nbio's goroutine has
-// slept. Under load the loop stays with its set, and nbio is not called at all.
+// slept. Under load the loop keeps asking its set, and nbio is not called at all.
 type pollset struct {
 	fd     int // the epoll instance
 	polled int // nbio's duplicate of it
@@ -33,16 +32,16 @@ type pollset struct {
 	engine *nbio.Engine
 }
 
-// Events are edge-triggered: a connection that is not read to the end is the loop's to come back
-// to, and one that is left alone is not reported again and again. EPOLLOUT is reported when a
-// socket that was full has room, and beside other events; no system call is needed to ask for it.
+// Events are edge-triggered, so a connection that is left unread is not reported again and again: the loop
+// has to come back to it. EPOLLOUT is reported when a full socket has room again, and along with other
+// events. No system call is needed to ask for it.
 const connectionEvents = unix.EPOLLIN | unix.EPOLLPRI | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET
 
-// maxPolled is the size of nbio's table of connections, which holds the pollset alone: above any
+// maxPolled is the size of nbio's table of connections, which holds only the pollset. It is above any
 // descriptor number that the pollset can have when a process starts.
 const maxPolled = 1 << 16
 
-// newPollset makes a set that holds nothing but its wakeup, in slot wakeSlot.
+// newPollset makes a set that holds only its wakeup, in slot wakeSlot.
 func newPollset() (*pollset, error) {
 	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
@@ -60,8 +59,8 @@ func newPollset() (*pollset, error) {
 	return s, nil
 }
 
-// start starts a goroutine of nbio's that calls ready whenever something in the set may be ready. ready has
-// to ask the set until nothing is. If start fails the process should end: nbio cannot be
+// start starts one of nbio's goroutines, which calls ready whenever something in the set may be ready. ready
+// has to ask the set until it reports nothing. If start fails the process should end, because nbio cannot be
 // stopped reliably then.
 func (s *pollset) start(ready func()) error {
 	nbio.MaxOpenFiles = maxPolled
@@ -91,7 +90,7 @@ func (s *pollset) start(ready func()) error {
 	}
 	s.polled = c.Hash() // which is the descriptor
 	s.wake()
-	<-started // an engine that is stopped before its goroutine runs does not stop
+	<-started // an engine stopped before its goroutine runs would not stop
 	return nil
 }
 
@@ -100,19 +99,18 @@ func (s *pollset) add(fd int, slot int32, events uint32) error {
 	return unix.EpollCtl(s.fd, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: events, Fd: slot})
 }
 
-// remove stops watching a descriptor that stays open. (A descriptor that is closed is removed by
-// the kernel.)
+// remove stops watching a descriptor that stays open. The kernel removes closed ones.
 func (s *pollset) remove(fd int) error {
 	return unix.EpollCtl(s.fd, unix.EPOLL_CTL_DEL, fd, nil)
 }
 
-// ready fills events with what is ready now and returns how many there are.
+// ready fills events with the events that are ready now, and returns their number.
 func (s *pollset) ready(events []unix.EpollEvent) int { return epollReady(s.fd, events) }
 
 // wake makes nbio's goroutine call the loop. Any goroutine may call it until close.
 func (s *pollset) wake() { signal(s.wakeup) }
 
-// close stops nbio's goroutine. It must not be called from it.
+// close stops nbio's goroutine. That goroutine must not call it.
 func (s *pollset) close() {
 	s.engine.Stop()
 	_ = unix.Close(s.polled)
@@ -124,9 +122,9 @@ func (s *pollset) closeFiles() {
 	_ = unix.Close(s.wakeup)
 }
 
-// epollConn is a descriptor in the shape in which nbio takes one: nbio duplicates what SyscallConn controls and
-// calls Close. Since it does not know the type, it polls the duplicate, and neither reads, writes nor closes
-// it (see TestNbioOnlyPolls).
+// epollConn makes a descriptor look like a connection to nbio, which duplicates the descriptor that
+// SyscallConn gives it and then calls Close. nbio does not know the type, so it polls the duplicate, but does
+// not read, write or close it (see TestNbioOnlyPolls).
 type epollConn int
 
 var errNotAStream = errors.New("an epoll instance is no stream")
@@ -158,7 +156,7 @@ func (c epollConn) SetReadDeadline(time.Time) error { return os.ErrNoDeadline }
 // SetWriteDeadline implements net.Conn.
 func (c epollConn) SetWriteDeadline(time.Time) error { return os.ErrNoDeadline }
 
-// rawEpollConn implements syscall.RawConn, of which nbio calls Control alone.
+// rawEpollConn implements syscall.RawConn. nbio calls only Control.
 type rawEpollConn int
 
 // Control implements syscall.RawConn.

@@ -5,12 +5,11 @@ import (
 	"syscall"
 )
 
-// What waits for a socket that is full is in peer.out, guarded by peer.mu. It is nil while nothing
-// waits.
+// peer.out queues bytes for a socket that is full. It is guarded by peer.mu and nil while nothing is queued.
 
-// sendLocked writes b, or puts what the socket does not take behind what waits already. b is the
-// caller's again when it returns. A peer for which something waits already, and more than
-// MAX_QUEUE_BYTES would, is too slow. (One for which nothing waited reads: a batch may be larger than that.)
+// sendLocked writes b, and queues the bytes that the socket does not take. It does not keep b. A peer is too
+// slow if its queue is not empty and would grow beyond MAX_QUEUE_BYTES. With an empty queue the peer has read
+// everything, so a batch larger than the limit may be queued.
 func (p *peer) sendLocked(b []byte) {
 	if p.mute {
 		return
@@ -18,7 +17,7 @@ func (p *peer) sendLocked(b []byte) {
 	if p.out == nil {
 		n, err := send(int(p.fd), b)
 		if err != 0 && err != syscall.EAGAIN && err != syscall.EINTR {
-			p.muteLocked() // the socket is broken: its loop reads it to the end and closes it
+			p.muteLocked() // the socket is broken: p's loop reads it to the end and closes it
 			return
 		}
 		if b = b[n:]; len(b) == 0 {
@@ -35,7 +34,7 @@ func (p *peer) enqueueLocked(b []byte) {
 		return
 	}
 	if out := p.out; out != nil && len(out.b)+len(b) > cap(out.b) && out.sent > 0 {
-		rest := out.b[out.sent:] // what is sent needs no room
+		rest := out.b[out.sent:] // bytes already sent need no room
 		if out.sent >= len(rest) {
 			out.b, out.sent = append(out.b[:0], rest...), 0
 		} else {
@@ -46,7 +45,7 @@ func (p *peer) enqueueLocked(b []byte) {
 	p.out = appendTo(p.out, b, math.MaxInt)
 }
 
-// waitingLocked is how many bytes wait.
+// waitingLocked returns the number of queued bytes.
 func (p *peer) waitingLocked() int {
 	if p.out == nil {
 		return 0
@@ -54,7 +53,7 @@ func (p *peer) waitingLocked() int {
 	return len(p.out.b) - p.out.sent
 }
 
-// muteLocked drops what waits, and whatever is sent from now on.
+// muteLocked drops the queue and everything sent from now on.
 func (p *peer) muteLocked() {
 	p.mute = true
 	p.dropQueueLocked()
@@ -65,8 +64,8 @@ func (p *peer) dropQueueLocked() {
 	p.out = nil
 }
 
-// flushQueue sends what waits, as far as the socket takes it. It reports whether something waited and
-// nothing does any more. The loop calls it when the socket has room.
+// flushQueue sends as much of the queue as the socket takes. It reports whether this emptied the queue. The
+// loop calls it when the socket has room.
 func (p *peer) flushQueue() (emptied bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -8,20 +8,19 @@ import (
 )
 
 const (
-	// reclaimInterval is how often the heap is looked at, and the longest that a reclaim is put off
-	// when the last ones were of no use.
+	// reclaimInterval is how often the heap is examined. maxReclaimInterval is the longest wait between two
+	// reclaims when the last ones freed little.
 	reclaimInterval    = 5 * time.Second
 	maxReclaimInterval = 5 * time.Minute
 
-	// reclaimAbove is how much the heap may have grown since the last reclaim before there is another,
-	// in bytes.
+	// reclaimAbove is how many bytes the heap must have grown since the last reclaim to cause another.
 	reclaimAbove = 8 << 20
 )
 
-// reclaim gives memory back to the system that a flood has left behind, until the server stops. Go alone
-// collects when the heap has doubled, or after two minutes, and releases pages slowly: 1.5 GiB of a
-// flood had become 1.1 GiB after two minutes. A collection costs what the peers that are left
-// cost to mark, so one that gave little back doubles the time to the next.
+// reclaim returns a flood's memory to the system. It runs until the server stops. By itself Go collects when
+// the heap has doubled, or after two minutes, and releases pages slowly: 1.5 GiB of a flood had become 1.1
+// GiB after two minutes. The cost of a collection grows with the peers that it has to mark, so one that freed
+// little doubles the time to the next.
 func (s *Server) reclaim() {
 	ticker := time.NewTicker(reclaimInterval)
 	defer ticker.Stop()
@@ -37,11 +36,11 @@ func (s *Server) reclaim() {
 		allocated := now.allocated - before.allocated
 		before = now
 		grown := now.resident - min(floor, now.resident)
-		// While much is allocated Go collects often enough, and would want the pages again.
+		// While much is allocated, Go collects often enough and would need the pages again.
 		if grown < reclaimAbove || allocated > grown/2 || time.Since(last) < wait {
 			continue
 		}
-		runtime.GC() // what pools hold outlives one collection
+		runtime.GC() // the first of two collections, since pools survive one; FreeOSMemory does the second
 		debug.FreeOSMemory()
 		floor, last = readHeap().resident, time.Now()
 		if now.resident-min(floor, now.resident) > grown/4 {
@@ -52,10 +51,10 @@ func (s *Server) reclaim() {
 	}
 }
 
-// heap is what Go says of its heap, in bytes.
+// heap holds the runtime's figures for its heap, in bytes.
 type heap struct {
 	resident  uint64 // not released to the system
-	allocated uint64 // in all, since the start
+	allocated uint64 // total since the start
 }
 
 func readHeap() heap {

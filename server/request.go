@@ -6,8 +6,8 @@ import (
 	"relaygate/server/upgrade"
 )
 
-// head answers the request at the beginning of data or, if a part of one came before, the rest of it. It keeps
-// what is incomplete, and returns what follows.
+// head answers the request at the beginning of data or, if a part of one came before, the rest of that one.
+// It keeps an incomplete request, and returns the bytes after the request.
 func (l *loop) head(p *peer, data []byte) (rest []byte) {
 	l.work -= requestWork
 	block, had, seen := data, 0, 0
@@ -34,7 +34,7 @@ func (l *loop) head(p *peer, data []byte) (rest []byte) {
 	return nil
 }
 
-// answer does what follows the answer to a request, which is in out.
+// answer acts on v, the outcome of a request whose answer is in out.
 func (l *loop) answer(p *peer, v upgrade.Verdict) {
 	l.srv.stats.answered(v)
 	switch v.Next {

@@ -1,11 +1,10 @@
-// Package server is the sockets and the protocol: it accepts connections, answers their HTTP requests,
-// parses and checks their frames, and hands messages to package router, which writes them to whom
-// they concern.
+// Package server holds the sockets and the protocol. It accepts connections, answers their HTTP requests, and
+// parses and checks their frames. It hands messages to package router, which writes them to their recipients.
 //
-// A message's walk: a loop's pollset reports its socket (poll.go) → loop.turn reads it and loop.serve
-// takes it apart (loop.go) → loop.nextFrame and loop.message (message.go), where it is unmasked and
-// encoded in the loop's buffer → router.Room.Publish → loop.flushDue in the next round →
-// router.Room.Flush → peer.Write (peer.go) → the socket or, where that is full, the peer's queue (queue.go).
+// A message's path: a loop's pollset reports its socket (poll.go) → loop.turn reads it and loop.serve splits
+// it into frames (loop.go) → loop.nextFrame and loop.message unmask and encode it in the loop's buffer
+// (message.go) → router.Room.Publish → loop.flushDue in the next round → router.Room.Flush → peer.Write
+// (peer.go) → the socket or, if that is full, the peer's queue (queue.go).
 package server
 
 import (
@@ -25,8 +24,8 @@ import (
 	"relaygate/server/upgrade"
 )
 
-// deadlineSlots is the number of slots of the wheels that watch deadlines: they come up to 1/31 late, never
-// early.
+// deadlineSlots is the number of slots of the wheels that watch deadlines. A deadline is reported up to 1/31
+// late, never early.
 const deadlineSlots = 32
 
 // Server is a relay. It is made by Listen.
@@ -51,8 +50,8 @@ type Server struct {
 	stats    stats
 }
 
-// Listen starts a relay on cfg's address. cfg must come from ParseConfig or be as valid. It fails if it
-// cannot listen.
+// Listen starts a relay on cfg's address. It fails if it cannot listen. cfg must come from ParseConfig or be
+// as valid.
 func Listen(cfg Config, log *zap.Logger) (*Server, error) {
 	s := &Server{cfg: cfg, log: log, began: time.Now(), table: router.NewTable(), stop: make(chan struct{})}
 	logging.SetLogger(nbioLogger{log})
@@ -78,7 +77,7 @@ func Listen(cfg Config, log *zap.Logger) (*Server, error) {
 	return s, nil
 }
 
-// visits is what a wheel has a peer's loop do.
+// visits holds, for each wheel, the task of a peer's loop when the wheel visits the peer.
 var visits = [phases]func(*loop, *peer){
 	phaseHead:      func(l *loop, p *peer) { l.expired(p, phaseHead) },
 	phaseOpen:      (*loop).beat,
@@ -111,19 +110,18 @@ func newDeadlineWheel(timeout time.Duration) *health.Wheel[*peer] {
 	return health.NewWheel[*peer](deadlineSlots, timeout/(deadlineSlots-1))
 }
 
-// newHeartbeatWheel makes slots of 100 ms, so that the hand finds few peers at a
-// time; at least 8, so that a short interval is spread as well, and at most 3,000,
-// which is as fine as five minutes need.
+// newHeartbeatWheel makes slots of 100 ms, so that the hand visits few peers at a time. It makes at least 8,
+// so that a short interval is spread as well. It makes at most 3,000, enough for 100 ms in five minutes.
 func newHeartbeatWheel(interval time.Duration) *health.Wheel[*peer] {
 	slots := min(max(8, int(interval/(100*time.Millisecond))), 3000)
 	return health.NewWheel[*peer](slots, interval/time.Duration(slots))
 }
 
-// now is the time since the server's start, in hundredths of a second. It lasts for 497 days, after which
+// now returns the time since the server's start in hundredths of a second. It overflows after 497 days; then
 // only the durations in the log are wrong.
 func (s *Server) now() uint32 { return uint32(time.Since(s.began) / (10 * time.Millisecond)) }
 
-// age is how long ago p was accepted.
+// age returns how long ago p was accepted.
 func (s *Server) age(p *peer) time.Duration {
 	return time.Duration(s.now()-p.born) * 10 * time.Millisecond
 }
@@ -148,15 +146,15 @@ func (s *Server) stopLoops() {
 	}
 }
 
-// Drain stops the relay: it accepts no more, delivers what was published, sends 1001 to every peer and
-// waits until they have gone or ctx ends, then closes what is left. It is called once.
+// Drain stops the relay. It accepts no more connections, delivers published messages and sends 1001 to every
+// peer. Then it waits until all connections have closed or ctx ends, and closes the rest. It is called once.
 func (s *Server) Drain(ctx context.Context) error {
 	s.draining.Store(true)
 	s.loops[0].post(task{do: (*loop).closeListener})
 	var scratch router.Scratch
 	for _, r := range s.table.All() {
 		if r.Drain(&scratch) {
-			s.loops[0].post(task{room: r}) // somebody went on publishing
+			s.loops[0].post(task{room: r}) // a peer has published more in the meantime
 		}
 	}
 	for _, l := range s.loops {
@@ -169,7 +167,7 @@ func (s *Server) Drain(ctx context.Context) error {
 	return err
 }
 
-// awaitEmpty returns an error that says how many connections were left.
+// awaitEmpty waits until no connection is left. If ctx ends first, the error says how many are.
 func (s *Server) awaitEmpty(ctx context.Context) error {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
@@ -183,8 +181,8 @@ func (s *Server) awaitEmpty(ctx context.Context) error {
 	return nil
 }
 
-// nbioLogger writes nbio's warnings and errors to our log. What else nbio says is
-// about its own pollers, and left out.
+// nbioLogger writes nbio's warnings and errors to our log. Its other messages are dropped: they concern only
+// nbio's own pollers.
 type nbioLogger struct{ log *zap.Logger }
 
 func (n nbioLogger) SetLevel(int) {}

@@ -6,7 +6,7 @@ import (
 	"relaygate/server/upgrade"
 )
 
-// stats is what the server counts.
+// stats holds the server's counters.
 type stats struct {
 	connections atomic.Int64 // open sockets
 	accepted    atomic.Int64
@@ -31,7 +31,7 @@ func (s *stats) answered(v upgrade.Verdict) {
 	}
 }
 
-// Stats is a snapshot of what the server holds and has counted.
+// Stats is a snapshot of the server's state and counters.
 type Stats struct {
 	Connections  int              // open sockets, peers included
 	Peers        int              // members of rooms
@@ -39,8 +39,8 @@ type Stats struct {
 	Seats        int              // connections in the timing wheels; equals Connections when nothing moves
 	Accepted     int64            // sockets accepted since the start
 	Upgraded     int64            // of these, upgraded to WebSocket
-	AcceptErrors int64            // failed accepts, most likely for want of descriptors
-	Panics       int64            // bugs of ours that cost one connection each
+	AcceptErrors int64            // failed accepts, mostly for lack of descriptors
+	Panics       int64            // bugs that cost one connection each
 	Refused      map[string]int64 // requests by reason
 	Closed       map[string]int64 // connections by cause
 }
