@@ -141,11 +141,10 @@ func newLog(cfg server.Config, w io.Writer) *zap.Logger {
 	return zap.New(zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(w)), cfg.LogLevel))
 }
 
-// spareProcessor lets Go run one goroutine more than there are loops. Go counts a loop that waits for events
-// as busy. If no processor (as Go counts them) is idle, its monitor thread takes the loop's away every 20 µs.
-// That cost a seventh to a quarter of all CPU time per delivery on one core (bench, pair and fanout-10).
-// GOMAXPROCS in the environment has precedence. If it is set, EVENT_LOOPS should be set to one less;
-// otherwise there are as many loops.
+// spareProcessor lets Go run one goroutine more than there are loops. A loop that waits for events holds a
+// processor, as Go counts them. If no other is idle, Go's monitor thread takes it away every 20 µs. That cost
+// a seventh to a quarter of all CPU time per delivery on one core (bench, pair and fanout-10). GOMAXPROCS in
+// the environment has precedence. Then EVENT_LOOPS should be one less; its default is the same number.
 func spareProcessor(loops int) {
 	if os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(loops + 1)

@@ -59,8 +59,8 @@ var (
 	denyHTTPVersion = &denial{505, refusedHTTPVersion, "", "only HTTP/1.1 and HTTP/1.0 are spoken here"}
 
 	denyOrigin = &denial{403, refusedOrigin, "", "origin not allowed"}
-	// RFC 9110 §15.5.2: a server generating a 401 MUST send WWW-Authenticate. No registered scheme is ours,
-	// and an unknown one makes no browser ask for a password.
+	// RFC 9110 §15.5.2: a server generating a 401 MUST send WWW-Authenticate. No registered scheme fits ours,
+	// and for an unknown one no browser asks for a password.
 	denySecret = &denial{
 		401, refusedSecret, "WWW-Authenticate: Subprotocol\r\n",
 		"the secret is not among the subprotocols offered",

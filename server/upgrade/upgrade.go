@@ -178,7 +178,7 @@ func isWebSocketKey(key []byte) bool {
 }
 
 // appendUpgrade appends the 101 of RFC 6455 §4.2.2. The accept value is the SHA-1 of key and GUID in base64.
-// If the client offers subprotocols, the first one is selected: browsers fail the connection otherwise.
+// If the client offers subprotocols, one of them is selected: browsers fail the connection otherwise.
 func (h *Handshaker) appendUpgrade(dst []byte, r *httpRequest) []byte {
 	const guid = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 	var keyed [24 + len(guid)]byte
