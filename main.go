@@ -1,5 +1,5 @@
-// Command relaygate is a WebSocket relay: what a peer sends reaches everyone
-// else in its relay, or the one peer it names.
+// Command relaygate is a WebSocket relay: a peer's message reaches all others in its relay, or the one peer
+// that it names.
 package main
 
 import (
@@ -22,17 +22,17 @@ import (
 	"relaygate/server"
 )
 
-// version stands here and nowhere else, since tags do not travel with every copy;
-// CHANGELOG.md says what came with it.
+// version is defined only here, since not every copy of the source has the git tags. CHANGELOG.md lists the
+// changes of each version.
 const version = "0.1.0"
 
-// commit is what make build was run on, set by the linker.
+// commit is the commit that make build was run on. The linker sets it.
 var commit string
 
 // drainTimeout bounds the time between a signal and the end of the process.
 const drainTimeout = 8 * time.Second
 
-// enoughFiles is the open-file limit below which a warning is due.
+// enoughFiles is the open-file limit below which a warning is logged.
 const enoughFiles = 100_000
 
 func main() {
@@ -41,8 +41,8 @@ func main() {
 	os.Exit(run(ctx, os.Args[1:], os.Environ(), os.Stdout, os.Stderr))
 }
 
-// run is the whole program; it returns the exit status: 0, 1 if serving failed,
-// 2 if the command line or the environment is wrong.
+// run is the whole program. It returns the exit status: 0, or 1 if serving failed, or 2 if the command line
+// or the environment is wrong.
 func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) int {
 	flags := flag.NewFlagSet("relaygate", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
@@ -85,9 +85,9 @@ func builtFrom() (parts []string) {
 	return append(parts, runtime.Version())
 }
 
-// revision is the commit that this was built from, with "-dirty" behind it if files
-// were changed since. go build notes it as well, but in a plain clone only. It is
-// empty where there was no git.
+// revision returns the commit that this was built from, with "-dirty" appended if files were changed since.
+// Without make build it is the commit that go build recorded, which it does only in a plain clone. It is
+// empty if there was no git.
 func revision() string {
 	info, ok := debug.ReadBuildInfo()
 	if commit != "" || !ok {
@@ -96,7 +96,7 @@ func revision() string {
 	return noted(info.Settings)
 }
 
-// noted is the commit that go build noted.
+// noted returns the commit that go build recorded.
 func noted(settings []debug.BuildSetting) (revision string) {
 	dirty := ""
 	for _, s := range settings {
@@ -128,7 +128,7 @@ It is configured by environment variables alone:
 %s`, server.Usage())
 }
 
-// newLog logs to w, one line per event.
+// newLog returns a log that writes one line per event to w.
 func newLog(cfg server.Config, w io.Writer) *zap.Logger {
 	ec := zap.NewProductionEncoderConfig()
 	ec.TimeKey = "time"
@@ -141,19 +141,17 @@ func newLog(cfg server.Config, w io.Writer) *zap.Logger {
 	return zap.New(zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(w)), cfg.LogLevel))
 }
 
-// spareProcessor lets Go run one goroutine more than there are loops, which it
-// takes for processors. A loop that waits for events holds one, and if there is
-// no idle one Go's monitor thread takes it away again every 20 µs: a seventh to a
-// quarter of all CPU time per delivery on one core (bench, pair and fanout-10).
-// GOMAXPROCS in the environment wins; whoever sets it sets EVENT_LOOPS as well, one
-// below it, or it is the number of loops.
+// spareProcessor lets Go run one goroutine more than there are loops. A loop that waits for events holds a
+// processor, as Go counts them. If no other is idle, Go's monitor thread takes it away every 20 µs. That cost
+// a seventh to a quarter of all CPU time per delivery on one core (bench, pair and fanout-10). GOMAXPROCS in
+// the environment has precedence. Then EVENT_LOOPS should be one less; its default is the same number.
 func spareProcessor(loops int) {
 	if os.Getenv("GOMAXPROCS") == "" {
 		runtime.GOMAXPROCS(loops + 1)
 	}
 }
 
-// serve runs the relay until ctx ends.
+// serve runs the relay until ctx ends, then drains it.
 func serve(ctx context.Context, cfg server.Config, log *zap.Logger) int {
 	for _, w := range cfg.Warnings() {
 		log.Warn(w)

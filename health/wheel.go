@@ -1,6 +1,5 @@
-// Package health asks whether a connection is still there. It knows no sockets:
-// a Wheel hands over, slot by slot and once per revolution, whoever sits in it,
-// and the owner pings, evicts or closes.
+// Package health schedules the checks whether a connection is still alive. It knows no sockets: once per
+// revolution a Wheel hands over the connections that sit in each slot, and the owner pings or closes them.
 package health
 
 import (
@@ -8,32 +7,31 @@ import (
 	"time"
 )
 
-// Seat is a connection's place in a wheel. Embed one in whatever sits there;
-// its zero value sits nowhere. Only the wheel touches it.
+// Seat is a connection's place in a wheel. Embed one in the type that sits there. The zero value sits in no
+// wheel. Only the wheel uses its fields.
 type Seat struct {
-	slot  int32 // 1 + slot, 0 if nowhere
+	slot  int32 // 1 + slot, 0 if in no wheel
 	index int32
 }
 
-// Sitter is what sits in a wheel.
+// Sitter is a type whose values can sit in a wheel.
 type Sitter interface {
 	comparable
 	Seat() *Seat
 }
 
-// Wheel is a ring of slots that a hand passes at an even pace. All who sit in
-// it have the same interval, one revolution, so nobody is ever re-inserted and
-// nobody needs a timer. It is safe for concurrent use.
+// Wheel is a ring of slots that a hand passes at an even pace. All sitters have the same interval, one
+// revolution, so none is ever re-inserted and none needs a timer. It is safe for concurrent use.
 type Wheel[T Sitter] struct {
 	// Static.
 	step   time.Duration
-	stride int // from one seat that AddSpread gives to the next, in slots
+	stride int // distance in slots between two consecutive seats of AddSpread
 
 	mu    sync.Mutex
 	slots [][]T
 	hand  int       // the slot passed last
-	next  int       // where AddSpread puts the next one
-	due   time.Time // when the hand moves on; zero before the first Turn
+	next  int       // slot of AddSpread's latest seat
+	due   time.Time // time of the hand's next move; zero before the first Turn
 	seen  []T       // scratch of Turn, which runs in one goroutine
 }
 
@@ -42,8 +40,8 @@ func NewWheel[T Sitter](n int, step time.Duration) *Wheel[T] {
 	return &Wheel[T]{step: step, stride: stride(n), slots: make([][]T, n)}
 }
 
-// stride returns about 0.618 n, which has no divisor in common with n: steps of it
-// reach all slots before they come back, and any few of them lie far apart.
+// stride returns about 0.618 n, and a number that has no divisor in common with n. Steps of that size reach
+// all slots before they repeat, and any few consecutive ones lie far apart.
 func stride(n int) int {
 	s := max(n*618/1000, 1)
 	for gcd(s, n) != 1 {
@@ -62,7 +60,7 @@ func gcd(a, b int) int {
 // Step returns the time between two moves of the hand.
 func (w *Wheel[T]) Step() time.Duration { return w.step }
 
-// Len returns how many sit in the wheel.
+// Len returns the number of sitters.
 func (w *Wheel[T]) Len() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -73,8 +71,8 @@ func (w *Wheel[T]) Len() int {
 	return n
 }
 
-// AddSpread seats x in the slots by turns, so that many who come at once are not
-// visited at once. The hand reaches x within one revolution.
+// AddSpread seats x in the next slot of a sequence spread over the wheel. Many that are added at once are
+// thus not visited at once. The hand reaches x within one revolution.
 func (w *Wheel[T]) AddSpread(x T) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -82,8 +80,8 @@ func (w *Wheel[T]) AddSpread(x T) {
 	w.seat(x, w.next)
 }
 
-// Add seats x where the hand has just been: it comes back after at least
-// len(slots)-1 steps, at most len(slots).
+// Add seats x in the slot that the hand has just passed. The hand comes back after at least len(slots)-1
+// steps, at most len(slots).
 func (w *Wheel[T]) Add(x T) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -122,13 +120,12 @@ func (w *Wheel[T]) Remove(x T) {
 	s.slot = 0
 }
 
-// Turn moves the hand to where it should be at now and calls visit for all who
-// sit in the slots that it passes; they stay. visit may call any method but
-// Turn, and may be called for one whom somebody else has just removed.
+// Turn moves the hand to its position at time now and calls visit for all sitters in the slots that it
+// passes. They stay seated. visit may call any method but Turn. It may be called for a sitter that another
+// goroutine has just removed.
 //
-// Time that was lost (the process was stopped, the machine asleep) beyond an
-// eighth of a revolution is not made up for: a hand that hurried would ask the
-// same connection twice before it had time to answer.
+// The hand catches up on lost time (the process was stopped, the machine asleep) by at most an eighth of a
+// revolution. If it hurried more, it would visit a connection twice before that had time to answer.
 func (w *Wheel[T]) Turn(now time.Time, visit func(T)) {
 	for w.pass(now) {
 		for i, x := range w.seen {
@@ -139,7 +136,7 @@ func (w *Wheel[T]) Turn(now time.Time, visit func(T)) {
 	}
 }
 
-// pass moves the hand by one slot, if it is time, and fills seen.
+// pass moves the hand by one slot if its time has come, and fills seen.
 func (w *Wheel[T]) pass(now time.Time) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -161,7 +158,7 @@ func (w *Wheel[T]) pass(now time.Time) bool {
 	return true
 }
 
-// All returns all who sit in the wheel at the moment.
+// All returns all current sitters.
 func (w *Wheel[T]) All() []T {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -5,31 +5,31 @@ import (
 	"sync"
 )
 
-// batch is a log: what a room's members said between two flushes, encoded, in
-// order. It belongs to a room from the first message to the end of its flush,
-// and to the pool otherwise: an idle room holds no buffer.
+// batch is a log: the encoded messages that a room's members sent between two flushes, in order. It belongs
+// to a room from the first message to the end of its flush. Otherwise it belongs to the pool, so an idle room
+// holds no buffer.
 type batch struct {
-	buf     []byte  // encoded frames, one behind the other
+	buf     []byte  // encoded frames, one after another
 	entries []entry // in the order of buf
 	directs int     // how many entries have a target
-	shares  int     // bytes of these entries, once for each
+	shares  int     // bytes of these entries; a frame counts once per entry
 	joined  []joining
 
 	// The plan of the flush, made when the log is taken; static until the end.
-	recipients   []*Member     // who may get something
-	participants []participant // who gets something of its own
-	shared       []byte        // what all others get: buf, or mixed
-	mixed        []byte        // the broadcasts of buf, if there are direct messages among them
-	broadcasts   []int32       // their positions in entries, then
+	recipients   []*Member     // members that may get something
+	participants []participant // members whose frames differ from shared
+	shared       []byte        // frames for all other recipients: buf, or mixed
+	mixed        []byte        // the broadcasts of buf, if it also holds direct messages
+	broadcasts   []int32       // positions of these broadcasts in entries
 
 	// Guarded by Room.mu.
-	next    int           // recipients[next:] nobody writes to yet
-	written int           // how many recipients were written to
-	done    chan struct{} // closed at the end, nil if nobody waits for it
+	next    int           // recipients[next:] are not claimed yet
+	written int           // number of recipients written to
+	done    chan struct{} // closed at the end; nil if no goroutine waits for it
 }
 
-// entry is one message: for all but its sender, or for one target. A direct
-// message to several connections has several entries of one range.
+// entry is one message, either for all members but its sender or for one target. A direct message to several
+// connections has several entries with the same range.
 type entry struct {
 	sender     *Member
 	target     *Member // nil: broadcast
@@ -37,35 +37,33 @@ type entry struct {
 	nextTo     int32   // 1 + position of the next entry with this target, 0 at the last
 }
 
-// joining is a member that came when the log had that many entries.
+// joining is a member that joined when the log had since entries.
 type joining struct {
 	member *Member
 	since  int32
 }
 
-// participant is a member that sent a broadcast, is the target of an entry, or
-// joined in between.
+// participant is a member that sent a broadcast, is the target of an entry, or joined during the batch.
 type participant struct {
 	member      *Member
 	first, last int32 // 1 + position of its first and last entry as a target, 0 if none
-	since       int32 // position of the first entry that it could hear
+	since       int32 // position of the first entry since it joined
 }
 
 var batches = sync.Pool{New: func() any { return new(batch) }}
 
-// Bounds of what a pooled batch holds on to: bytes, and elements of a slice.
+// Largest capacities that a pooled batch keeps: in bytes, and in elements of a slice.
 const (
 	maxKeepBytes = 2 * LogLimit
 	maxKeepElems = 2 * maxEntries
 )
 
-// Scratch is memory for assembling what one member gets. One per goroutine
-// that flushes.
+// Scratch is memory for assembling the frames of one member. Each goroutine that flushes needs its own.
 type Scratch struct {
 	buf []byte
 }
 
-// plan finds out who gets what. The caller holds Room.mu.
+// plan decides which frames each member gets. The caller holds Room.mu.
 func (b *batch) plan(members []*Member) {
 	for i := range b.entries {
 		e := &b.entries[i]
@@ -88,9 +86,9 @@ func (b *batch) plan(members []*Member) {
 	case 0:
 		b.shared = b.buf
 		b.recipients = append(b.recipients, members...)
-	case len(b.entries): // nothing for the others: they need not even be looked at
+	case len(b.entries): // direct messages only: other members are skipped
 		for i := range b.participants {
-			if m := b.participants[i].member; m.index >= 0 { // else it has left
+			if m := b.participants[i].member; m.index >= 0 { // otherwise it has left
 				b.recipients = append(b.recipients, m)
 			}
 		}
@@ -114,7 +112,7 @@ func (b *batch) participant(m *Member) *participant {
 	return &b.participants[m.mark-1]
 }
 
-// deliver writes to recipients, a part of b.recipients that the caller claimed.
+// deliver writes to recipients, the part of b.recipients that the caller has claimed.
 func (b *batch) deliver(recipients []*Member, s *Scratch) {
 	for _, m := range recipients {
 		frames := b.shared
@@ -127,8 +125,8 @@ func (b *batch) deliver(recipients []*Member, s *Scratch) {
 	}
 }
 
-// assemble returns what a participant gets: every broadcast but its own,
-// and what is addressed to it. Valid until the next call with s.
+// assemble returns the frames for participant v: every broadcast but its own, and the messages addressed to
+// it. They are valid until the next call with s.
 func (b *batch) assemble(v *participant, s *Scratch) []byte {
 	var r run
 	s.buf = s.buf[:0]
@@ -138,7 +136,7 @@ func (b *batch) assemble(v *participant, s *Scratch) []byte {
 				r.add(b, s, e)
 			}
 		}
-	} else { // two lists in order: what is for everyone, which may be nothing, and what is for v alone
+	} else { // merge two ordered lists: the broadcasts, if any, and v's direct messages
 		own := v.first
 		for _, i := range b.broadcasts {
 			own = r.addUntil(b, s, own, i)
@@ -148,7 +146,7 @@ func (b *batch) assemble(v *participant, s *Scratch) []byte {
 		}
 		r.addUntil(b, s, own, math.MaxInt32)
 	}
-	if len(s.buf) == 0 { // one run, or none: no need to copy
+	if len(s.buf) == 0 { // one run, or none: no copy is needed
 		return b.buf[r.start:r.end]
 	}
 	s.buf = append(s.buf, b.buf[r.start:r.end]...)
@@ -162,8 +160,8 @@ func (b *batch) assemble(v *participant, s *Scratch) []byte {
 // run is a range of batch.buf that grows while entries follow one another.
 type run struct{ start, end int }
 
-// addUntil adds a target's entries before position end. next is 1 + the position of
-// its next one, as is what it returns; 0 if there is none.
+// addUntil adds the entries of one target up to position end. next is 1 + the position of the target's next
+// entry, 0 if there is none. The returned value has the same meaning.
 func (r *run) addUntil(b *batch, s *Scratch, next, end int32) int32 {
 	for next != 0 && next <= end {
 		e := &b.entries[next-1]
@@ -182,8 +180,7 @@ func (r *run) add(b *batch, s *Scratch, e *entry) {
 	r.start, r.end = e.start, e.end
 }
 
-// recycle gives b back to the pool. The caller holds Room.mu, and nobody else
-// knows b any more.
+// recycle returns b to the pool. The caller holds Room.mu and the last reference to b.
 func (b *batch) recycle() {
 	for i := range b.participants {
 		b.participants[i].member.mark = 0
@@ -200,7 +197,7 @@ func (b *batch) recycle() {
 	batches.Put(b)
 }
 
-// keepBytes returns s emptied, or nil if it is too large to hold on to.
+// keepBytes returns s emptied, or nil if its capacity is too large to keep.
 func keepBytes(s []byte) []byte {
 	if cap(s) > maxKeepBytes {
 		return nil
@@ -208,7 +205,7 @@ func keepBytes(s []byte) []byte {
 	return s[:0]
 }
 
-// keepElems is keepBytes for elements with pointers, which it clears.
+// keepElems is keepBytes for elements with pointers. It clears them.
 func keepElems[T any](s []T) []T {
 	if cap(s) > maxKeepElems {
 		return nil

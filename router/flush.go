@@ -1,38 +1,38 @@
 package router
 
-// What one call of Flush writes: some hundred microseconds' worth of system calls, or of copying. Between
-// two calls the caller can see to others, so that a giant room, or a full one, stalls none.
+// Limits of one call of Flush: it takes some hundred microseconds, for system calls or for copying. Between
+// two calls the caller can serve others, so a giant or full room delays none of them.
 const (
 	maxChunk      = 64 // recipients
 	minChunk      = 8
-	maxChunkBytes = 4 << 20 // to all of them together, but for minChunk
+	maxChunkBytes = 4 << 20 // to all recipients together, unless minChunk needs more
 
 	// helpAbove is the number of recipients above which several loops should flush a batch.
 	helpAbove = 512
 )
 
-// Progress says what a call of Flush has left.
+// Progress says whether a call of Flush has left work for the caller.
 type Progress uint8
 
 const (
-	Flushed Progress = iota // nothing, or others see to it
-	InPart                  // the rest of this batch: Flush is to be called again
-	Another                 // a new log: Flush is to be called again, when more has been read
+	Flushed Progress = iota // nothing is left, or other goroutines flush it
+	InPart                  // the rest of this batch is left: call Flush again
+	Another                 // a new log is left: call Flush again after reading more
 )
 
-// chunk is the number of recipients that one call of Flush writes b to.
+// chunk returns the number of recipients that one call of Flush writes b to.
 func (b *batch) chunk() int {
 	each := len(b.buf)
-	if b.directs == len(b.entries) { // everyone gets a share of it
+	if b.directs == len(b.entries) { // direct messages only: each recipient gets a share
 		each = b.shares / len(b.recipients)
 	}
 	return min(max(maxChunkBytes/(each+1), minChunk), maxChunk)
 }
 
-// Flush writes what the room's log holds to a limited number of members. Unless it returns Flushed the caller
-// has to call it again. Several goroutines may flush one room at the same time: each writes to other
-// members, and the next log is not begun before this one is out, so every member gets its messages in
-// order. help is returned once for a batch so large that the caller should ask others to flush, too.
+// Flush writes the room's log to a limited number of members. Unless it returns Flushed, the caller has to
+// call it again. Several goroutines may flush one room at the same time, each writing to other members. The
+// next log is begun only after this one is out, so every member gets its messages in order. help is returned
+// once for a batch so large that the caller should ask other goroutines to flush, too.
 func (r *Room) Flush(s *Scratch) (left Progress, help bool) {
 	b, part, _ := r.claim(false)
 	if b == nil {
@@ -49,25 +49,24 @@ func (r *Room) Flush(s *Scratch) (left Progress, help bool) {
 	return InPart, help
 }
 
-// deliver writes a part of a batch that was claimed, and reports what finish does.
-// The part is finished even where a panic ends it: others wait for that.
+// deliver writes a claimed part of a batch and returns the results of finish. It calls finish even after a
+// panic, because other goroutines wait for that.
 func (r *Room) deliver(b *batch, part []*Member, s *Scratch) (again, whole bool) {
 	defer func() { again, whole = r.finish(b, len(part)) }()
 	b.deliver(part, s)
 	return
 }
 
-// Drain flushes everything that was published before the call. Like Flush it
-// returns true if the caller has to call Flush at its next tick. Where others
-// flush the same room it waits for them: their writes do not block, so neither
-// does it for long.
+// Drain flushes everything that was published before the call. It returns true if the caller has to call
+// Flush at its next tick. If other goroutines flush the same room, it waits for them. They do not block in
+// their writes, so the wait is short.
 func (r *Room) Drain(s *Scratch) (again bool) {
-	for batches := 0; batches < 2; { // the one on its way, and the log behind it
+	for batches := 0; batches < 2; { // the outgoing batch, and the log after it
 		b, part, others := r.claim(true)
 		switch {
 		case others != nil:
 			<-others
-			again = false // whoever finished it goes on
+			again = false // the goroutine that finished the batch flushes the next
 			batches++
 			continue
 		case b == nil:
@@ -81,10 +80,9 @@ func (r *Room) Drain(s *Scratch) (again bool) {
 	return again
 }
 
-// claim returns the outgoing batch and those of its recipients that the caller
-// is to write to. A nil batch means that there is nothing to do for the caller. One
-// who will wait then gets others, which is closed when those who write to the rest
-// have done so; nil if there is nothing at all to flush.
+// claim returns the outgoing batch and the recipients that the caller has to write to. b is nil if there is
+// nothing to do for the caller. If wait is set and other goroutines still write to the rest, others is a
+// channel that is closed when they have finished. others is nil if there is nothing at all to flush.
 func (r *Room) claim(wait bool) (b *batch, part []*Member, others <-chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -105,7 +103,7 @@ func (r *Room) claim(wait bool) (b *batch, part []*Member, others <-chan struct{
 		r.out = b
 	}
 	b = r.out
-	if b.next == len(b.recipients) { // the last of those who write to the rest goes on
+	if b.next == len(b.recipients) { // all are claimed: the last goroutine to finish goes on
 		if wait && b.done == nil {
 			b.done = make(chan struct{})
 		}
@@ -116,9 +114,8 @@ func (r *Room) claim(wait bool) (b *batch, part []*Member, others <-chan struct{
 	return b, part, nil
 }
 
-// finish notes that n more recipients were written to. It reports whether
-// there is more to flush for the caller, and whether this was the whole batch;
-// then the batch is gone.
+// finish records that n more recipients were written to. again says that the caller has more to flush. whole
+// says that the batch is complete; it is then recycled.
 func (r *Room) finish(b *batch, n int) (again, whole bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

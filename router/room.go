@@ -7,15 +7,14 @@ import (
 	"unsafe"
 )
 
-// Conn takes what a member receives.
+// Conn takes the frames that a member receives.
 type Conn interface {
-	// Write sends whole encoded frames. frames is the caller's again when
-	// Write returns. It must not block, and has nobody to report an error to:
-	// a connection that cannot be written closes itself.
+	// Write sends whole encoded frames. It must not keep frames, and must not block. It returns no error: a
+	// connection that cannot be written to closes itself.
 	Write(frames []byte)
 }
 
-// Member is one connection in a room. It joins one room once. It is made by Init.
+// Member is one connection in a room. It is made by Init, and joins one room once.
 type Member struct {
 	// Static after Init.
 	conn Conn
@@ -29,8 +28,8 @@ type Member struct {
 	mark  int32 // 1 + position in the outgoing batch's participants, 0 if not there; written under room.mu
 }
 
-// Init makes m a member that has not joined, called id, whose messages go to
-// conn. (A method, so that a Member can be embedded and cost no allocation.)
+// Init makes m a member with the given id that has not joined yet. Its messages go to conn. Init is a method
+// so that a Member can be embedded without an allocation.
 func (m *Member) Init(id string, conn Conn) {
 	m.id, m.conn, m.index = id, conn, -1
 }
@@ -38,52 +37,50 @@ func (m *Member) Init(id string, conn Conn) {
 // ID returns the member's peerId.
 func (m *Member) ID() string { return m.id }
 
-// Room returns the room that m joined, nil before.
+// Room returns the room that m joined, or nil if it has not joined.
 func (m *Member) Room() *Room { return m.room }
 
 const (
-	// LogLimit is the number of bytes in a room's log beyond which the room is
-	// Full: its members are not read until it is flushed, so that a fast sender is
-	// held back by its own socket and not by memory.
+	// LogLimit is the number of bytes in a room's log above which the room is Full. Its members are then not
+	// read until it is flushed, so that a fast sender is held back by its own socket and memory stays
+	// bounded.
 	LogLimit = 1 << 20
 
-	// maxEntries bounds the log in the same way where frames are small, or one
-	// goes to many connections of one peer: its entries take LogLimit bytes then.
+	// maxEntries bounds the number of entries in the same way: together they take at most about LogLimit
+	// bytes. It matters where frames are small, or where one goes to many connections of one peer.
 	maxEntries = LogLimit / int(unsafe.Sizeof(entry{}))
 
-	// indexAbove is the number of members above which a room that sees direct
-	// messages keeps an index by peerId. Below it, comparing a few strings
-	// costs less than a map lookup and the index's memory.
+	// indexAbove is the number of members above which a room with direct messages keeps an index by peerId.
+	// Below it, comparing a few strings costs less than a map lookup and the index's memory.
 	indexAbove = 16
 )
 
-// Room is the members of one relay and the log of what they said since the
-// last flush.
+// Room holds the members of one relay and the log of their messages since the last flush.
 type Room struct {
 	// Static after construction.
 	id    string
 	shard uint32 // position in Table.shards
 
 	// Written under mu.
-	full atomic.Bool // the log is past its limits
+	full atomic.Bool // the log is above LogLimit or maxEntries
 
 	mu      sync.Mutex // guards what follows
-	active  bool       // somebody has undertaken to call Flush until it returns false
+	active  bool       // a goroutine will call Flush until nothing is left
 	members []*Member
 	byID    map[string][]*Member // nil until a direct message needs it
-	log     *batch               // what is to be flushed; nil when there is nothing
-	out     *batch               // what is being flushed; nil when nobody flushes
-	waiters []Waiter             // are told when the room is not full any more
+	log     *batch               // not yet being flushed; nil when empty
+	out     *batch               // being flushed; nil when no flush is under way
+	waiters []Waiter             // woken when the room is no longer full
 }
 
-// Full reports whether the room has as much to flush as it should hold. Its members
-// are left alone then until it has been flushed. Cheap, and safe to call at any time.
+// Full reports whether the room's log is as large as it should get. Callers should then not read its members
+// until it has been flushed. It is cheap, and safe to call at any time.
 func (r *Room) Full() bool { return r.full.Load() }
 
-// Waiter is whoever waits for a full room. Wake must not block and must not call the room.
+// Waiter waits until a full room has space. Wake must not block and must not call the room.
 type Waiter interface{ Wake() }
 
-// AwaitSpace reports whether the room is full. If it is, w is told once, when it is not any more.
+// AwaitSpace reports whether the room is full. If it is, it wakes w once when the room is no longer full.
 func (r *Room) AwaitSpace(w Waiter) (full bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -96,7 +93,7 @@ func (r *Room) AwaitSpace(w Waiter) (full bool) {
 	return true
 }
 
-// notFullLocked is called when the log has been taken to be flushed.
+// notFullLocked is called when a flush has taken the log. It wakes the waiters.
 func (r *Room) notFullLocked() {
 	if !r.full.Load() {
 		return
@@ -111,14 +108,14 @@ func (r *Room) notFullLocked() {
 // ID returns the relayId.
 func (r *Room) ID() string { return r.id }
 
-// Publish appends frame, one encoded message, to the log, for everyone but
-// from. frame is copied. If note is true the caller undertakes to call Flush at its
-// next tick, and on until Flush returns false; else somebody has already.
+// Publish appends a copy of frame, one encoded message, to the log for all members but from. If note is true,
+// the caller has to call Flush at its next tick and again until Flush returns Flushed. Otherwise another
+// caller already has this duty, or there is no recipient.
 func (r *Room) Publish(from *Member, frame []byte) (note bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.members) <= 1 && (len(r.members) == 0 || r.members[0] == from) {
-		return false // nobody to hear it
+		return false // no recipient
 	}
 	b := r.logLocked()
 	start := len(b.buf)
@@ -127,9 +124,8 @@ func (r *Room) Publish(from *Member, frame []byte) (note bool) {
 	return r.noteLocked(b)
 }
 
-// PublishTo appends frame for every member called id, from itself included if
-// that is its name. It reports whether there was one; note is Publish's. frame and id
-// are copied.
+// PublishTo appends a copy of frame for every member called id, which may include from. found reports whether
+// there was one. note has the same meaning as in Publish. id is not kept.
 func (r *Room) PublishTo(from *Member, id, frame []byte) (note, found bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -194,7 +190,7 @@ func (r *Room) indexMemberLocked(m *Member) {
 	r.byID[m.id] = append(same, m)
 }
 
-// add is called under the shard's lock, by Table.Join alone.
+// add is called under the shard's lock, only by Table.Join.
 func (r *Room) add(m *Member) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -203,13 +199,13 @@ func (r *Room) add(m *Member) {
 	if r.byID != nil {
 		r.indexMemberLocked(m)
 	}
-	if b := r.log; b != nil { // what is in it was not said to m
+	if b := r.log; b != nil { // m must not get the entries logged before it joined
 		b.joined = append(b.joined, joining{m, int32(len(b.entries))})
 	}
 }
 
-// remove reports whether the room is empty now. It is called under the shard's
-// lock, by Table.Leave alone.
+// remove takes m out and reports whether the room is now empty. It is called under the shard's lock, only by
+// Table.Leave.
 func (r *Room) remove(m *Member) (empty bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -231,7 +227,7 @@ func (r *Room) remove(m *Member) (empty bool) {
 
 func (r *Room) unindexLocked(m *Member) {
 	if len(r.members) <= indexAbove/2 {
-		r.byID = nil // not at indexAbove itself, lest a room at the edge builds it again and again
+		r.byID = nil // half, so that a room near indexAbove does not rebuild it repeatedly
 		return
 	}
 	same := r.byID[m.id]

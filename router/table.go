@@ -1,12 +1,9 @@
-// Package router decides who receives a message: which members a relay's room
-// has, what was said in it since the last tick, and whom a text message names
-// by targetPeerId. It knows no sockets, no HTTP, no WebSocket and no clock: a
-// member is something that takes encoded frames, and whoever publishes says
-// when it is time to flush.
+// Package router decides who receives a message. It knows the members of each relay's room, the messages of a
+// room since the last tick, and the targetPeerId of a text message. It knows no sockets, HTTP, WebSocket or
+// clock: a member is an interface that takes encoded frames, and the publisher says when to flush.
 //
-// A message's walk: [Room.Publish] copies the encoded frame into the room's
-// log; at the tick [Room.Flush] takes the log, and every member gets what
-// concerns it in one Write.
+// A message's path: [Room.Publish] copies the encoded frame into the room's log. At the tick [Room.Flush]
+// takes the log and writes to every member, in one Write, the frames that are for it.
 package router
 
 import (
@@ -15,8 +12,8 @@ import (
 	"sync/atomic"
 )
 
-// shardCount stripes the table's lock; a power of two. With 256 stripes two
-// loops that join peers at the same moment meet once in 256 times.
+// shardCount is the number of stripes of the table's lock, a power of two. With 256 stripes, two loops that
+// join peers at the same moment collide once in 256 times.
 const shardCount = 256
 
 // Table holds the rooms, keyed by relayId. A room exists while it has members.
@@ -39,8 +36,8 @@ func NewTable() *Table {
 	return &Table{seed: maphash.MakeSeed()}
 }
 
-// Join adds m, initialised and never joined before, to the room of
-// relayID, which it makes if there is none. relayID is copied when it is kept.
+// Join adds m to the room of relayID, and makes the room if there is none. m must be initialised and must
+// never have joined. relayID is copied if it is kept.
 func (t *Table) Join(relayID []byte, m *Member) {
 	i := maphash.Bytes(t.seed, relayID) % shardCount
 	s := &t.shards[i]
@@ -58,9 +55,8 @@ func (t *Table) Join(relayID []byte, m *Member) {
 	t.members.Add(1)
 }
 
-// Leave takes m out of its room, and the room out of the table if m was the
-// last. It does nothing if m is in no room. The caller makes sure that Join and
-// Leave of one member do not overlap.
+// Leave takes m out of its room, and the room out of the table if m was the last member. It does nothing if m
+// is in no room. The caller must not call Join and Leave of one member at the same time.
 func (t *Table) Leave(m *Member) {
 	r := m.room
 	if r == nil {
@@ -69,7 +65,7 @@ func (t *Table) Leave(m *Member) {
 	s := &t.shards[r.shard]
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if m.index < 0 { // looked at under the lock: whoever leaves moves another member
+	if m.index < 0 { // read under the lock, since a leaving member changes another's index
 		return
 	}
 	if r.remove(m) {
@@ -81,10 +77,10 @@ func (t *Table) Leave(m *Member) {
 	t.members.Add(-1)
 }
 
-// Members returns how many members all rooms have together.
+// Members returns the number of members of all rooms together.
 func (t *Table) Members() int { return int(t.members.Load()) }
 
-// Rooms returns how many rooms there are.
+// Rooms returns the number of rooms.
 func (t *Table) Rooms() int {
 	n := 0
 	for i := range t.shards {
@@ -96,7 +92,7 @@ func (t *Table) Rooms() int {
 	return n
 }
 
-// All returns every room there is at the moment, for a drain.
+// All returns all current rooms, for a drain.
 func (t *Table) All() []*Room {
 	var all []*Room
 	for i := range t.shards {

@@ -11,49 +11,51 @@ import (
 	"github.com/valyala/fastjson"
 )
 
-// Route says who is to receive a text message.
+// Route says which members receive a text message.
 type Route uint8
 
 const (
 	Broadcast Route = iota // everyone else in the room
 	Direct                 // the peers whose peerId is the target
-	Nobody                 // the message names a target no peer can have
+	Nobody                 // the message names a target that no peer can have
 )
 
 const (
 	maxTargetBytes  = 1024     // the longest peerId there can be
-	longestEscape   = 6        // `\u0041`: how much of a string one byte can take up
-	maxScratchBytes = 64 << 10 // what a Peeker keeps, of each kind, from one message to the next
+	longestEscape   = 6        // `\u0041`: the most bytes of a string that spell one byte
+	maxScratchBytes = 64 << 10 // the most bytes of each kind that a Peeker keeps between messages
 )
 
 var (
 	targetKey   = []byte("targetPeerId")
-	asciiEscape = []byte(`\u00`) // begins the one escape there is for any letter of targetKey
+	asciiEscape = []byte(`\u00`) // the start of the only escape that can spell a letter of targetKey
 )
 
-// Peeker reads the targetPeerId of text messages, exactly as JavaScript's JSON.parse(text).targetPeerId would. The zero
-// Peeker is ready. Not safe for concurrent use: it owns scratch memory. Keep one for each event loop.
+// Peeker reads the targetPeerId of text messages exactly as JavaScript's JSON.parse(text).targetPeerId would.
+// The zero Peeker is ready to use. It owns scratch memory, so it is not safe for concurrent use: keep one for
+// each event loop.
 //
-// Three steps, each for the few messages that the step before could not decide:
+// It takes three steps. Each is for the few messages that the step before could not decide:
 //
-//  1. The first byte and a search. Nearly every broadcast ends here (BenchmarkPeekText, BenchmarkPeekWithoutKey).
-//  2. A scan of the whole text against JSON's grammar (ECMA-404), noting where the value of the last top-level
-//     targetPeerId is. A string without escapes is the target as it stands.
-//  3. fastjson, for the bytes of one key or one value alone: to undo escapes, to evaluate a number.
+//  1. It looks at the first byte and searches for the key. Nearly every broadcast ends here
+//     (BenchmarkPeekText, BenchmarkPeekWithoutKey).
+//  2. It scans the whole text against JSON's grammar (ECMA-404) and notes the position of the last top-level
+//     targetPeerId's value. A string without escapes is the target as it stands.
+//  3. It passes the bytes of one key or one value to fastjson, to undo escapes or to evaluate a number.
 //
-// The scan is not fastjson's, since that is not JSON.parse: its Parser takes NaN, 01 and raw control characters, and
-// gives up 300 levels down, where JSON.parse knows no limit. Its Validate calls itself once for each level and wraps the
-// error once for each level: a message of nothing but brackets takes time by the square of its length, and stack without
-// end. The scan here never calls itself and spends one bit for each level.
+// The scan does not use fastjson, which differs from JSON.parse. Its Parser accepts NaN, 01 and raw control
+// characters, and gives up 300 levels down, where JSON.parse has no limit. Its Validate recurses and wraps
+// the error once for each level. So a message of nothing but brackets takes quadratic time and unbounded
+// stack. The scan here does not recurse and uses one bit for each level.
 type Peeker struct {
 	parser fastjson.Parser
 	open   nesting
 }
 
-// Peek decides who is to receive text, which must be valid UTF-8 and is only read.
+// Peek decides which members receive text, which must be valid UTF-8. It does not change text.
 //
-// target is set for Direct alone, and then has 1 to 1,024 bytes. It aliases text or the Peeker's scratch: it is valid
-// until the next Peek, or until text changes.
+// target is set only for Direct, and then has 1 to 1,024 bytes. It aliases text or the Peeker's scratch, so
+// it is valid until the next Peek or until text changes.
 func (p *Peeker) Peek(text []byte) (route Route, target []byte) {
 	i := skipSpace(text, 0)
 	if at(text, i) != '{' || !bytes.Contains(text, targetKey) && !bytes.Contains(text, asciiEscape) {
@@ -69,7 +71,8 @@ func (p *Peeker) Peek(text []byte) (route Route, target []byte) {
 	return p.judge(value)
 }
 
-// judge decides by the value of targetPeerId, as it stands in the text: by what JavaScript calls truthy.
+// judge decides by the value of targetPeerId as it stands in the text. A value that is falsy in JavaScript
+// means a broadcast.
 func (p *Peeker) judge(value []byte) (Route, []byte) {
 	switch c := value[0]; {
 	case c == '"':
@@ -80,13 +83,14 @@ func (p *Peeker) judge(value []byte) (Route, []byte) {
 	return Nobody, nil
 }
 
-// judgeString is judge for a string, in its quotes.
+// judgeString is judge for a string, which includes its quotes.
 func (p *Peeker) judgeString(value []byte) (Route, []byte) {
 	raw := value[1 : len(value)-1 : len(value)-1]
 	if len(raw) == 0 {
 		return Broadcast, nil
 	}
-	// Half a surrogate pair is no UTF-8, and so in no peerId. But what fastjson would make of it could be in one.
+	// Half a surrogate pair is not UTF-8, so no peerId contains one. fastjson's replacement for it could be
+	// in one.
 	if len(raw) > longestEscape*maxTargetBytes || hasLoneSurrogate(raw) {
 		return Nobody, nil
 	}
@@ -99,37 +103,38 @@ func (p *Peeker) judgeString(value []byte) (Route, []byte) {
 	return Direct, raw
 }
 
-// isTargetKey tells whether a key, in its quotes, reads as targetPeerId.
+// isTargetKey tells whether a key, given with its quotes, spells targetPeerId.
 func (p *Peeker) isTargetKey(quoted []byte) bool {
 	raw := quoted[1 : len(quoted)-1]
 	if len(raw) <= len(targetKey) || len(raw) > longestEscape*len(targetKey) || !bytes.Contains(raw, asciiEscape) {
 		return bytes.Equal(raw, targetKey)
 	}
-	// Whatever fastjson makes of a lone surrogate, it has no letters in it that could complete the key.
+	// fastjson's replacement for a lone surrogate has no letters that could complete the key.
 	return bytes.Equal(p.unescape(quoted), targetKey)
 }
 
-// unescape undoes the escapes of a string in its quotes, which the scan has found valid. The result is valid until the
-// next call of unescape or isZero.
+// unescape undoes the escapes of a string that the scan has found valid, given with its quotes. The result is
+// valid until the next call of unescape or isZero.
 func (p *Peeker) unescape(quoted []byte) []byte {
 	v, _ := p.parser.ParseBytes(quoted) // no error: fastjson takes whatever is valid
 	return v.GetStringBytes()
 }
 
-// isZero tells whether a number, which the scan has found valid, is 0 as a float64: 1e-400 is. Only a number
-// of more than 9,000 bytes can be misjudged: one with an exponent past 10,000, where strconv cuts it off, and with so
-// many digits that they make up for it.
+// isZero tells whether a number that the scan has found valid is 0 as a float64; 1e-400 is, for example. It
+// can misjudge only a number of more than 9,000 bytes: strconv cuts off an exponent past 10,000, and so many
+// digits could make up for it.
 func (p *Peeker) isZero(number []byte) bool {
 	v, _ := p.parser.ParseBytes(number) // no error: fastjson takes whatever is valid
 	zero := v.GetFloat64() == 0
 	if len(number) > maxScratchBytes {
-		p.parser = fastjson.Parser{} // it keeps a copy of what it parsed last
+		p.parser = fastjson.Parser{} // it keeps a copy of its last input
 	}
 	return zero
 }
 
-// scan reads an object from behind its opening brace to the end of text. It returns the value of the last targetPeerId
-// in it, as it stands in the text, or nil if there is none; ok is false if text is not valid JSON.
+// scan reads an object from after its opening brace to the end of text. It returns the value of the last
+// targetPeerId in it, as it stands in the text, or nil if there is none. ok is false if text is not valid
+// JSON.
 func (p *Peeker) scan(text []byte, i int) (value []byte, ok bool) {
 	i = skipSpace(text, i)
 	if at(text, i) == '}' {
@@ -162,7 +167,8 @@ func (p *Peeker) scan(text []byte, i int) (value []byte, ok bool) {
 	}
 }
 
-// skipValue returns the index behind the value that begins at i, with all that it contains, or -1 if it is not valid.
+// skipValue returns the index after the value that begins at i, including its contents, or -1 if it is not
+// valid.
 func (p *Peeker) skipValue(text []byte, i int) int {
 	open := &p.open
 	open.depth = 0
@@ -190,9 +196,10 @@ func (p *Peeker) skipValue(text []byte, i int) int {
 	}
 }
 
-// nesting is what is open around the value being read: one bit for each level, set for an object, clear for an array.
+// nesting records the objects and arrays around the value being read: one bit for each level, set for an
+// object, clear for an array.
 type nesting struct {
-	levels []uint64 // never shrinks within a message; what lies above depth means nothing
+	levels []uint64 // never shrinks within a message; bits at depth and above are meaningless
 	depth  int
 }
 
@@ -212,8 +219,9 @@ func (n *nesting) inObject() bool {
 	return n.levels[(n.depth-1)/64]>>((n.depth-1)%64)&1 != 0
 }
 
-// skipEnds reads on from behind a value: the ends of what it is the last of, then either nothing more (depth is 0) or a
-// comma and, within an object, the next key. It returns where the next value begins, or -1 if the text is not valid.
+// skipEnds reads on after a value. It skips the ends of all objects and arrays that this value completes. If
+// one is still open it then skips a comma and, within an object, the next key. It returns the index of the
+// next value, the end if depth is 0, or -1 if the text is not valid.
 func (n *nesting) skipEnds(text []byte, i int) int {
 	for n.depth > 0 {
 		i = skipSpace(text, i)
@@ -234,8 +242,8 @@ func (n *nesting) skipEnds(text []byte, i int) int {
 	return i
 }
 
-// skipKey returns the indices behind the string that begins at i and behind the colon that follows it; next is -1 if
-// either is not there.
+// skipKey returns the index after the string that begins at i and the index after the colon that follows it.
+// next is -1 if either is missing.
 func skipKey(text []byte, i int) (end, next int) {
 	if end = skipString(text, i); end >= 0 {
 		if i = skipSpace(text, end); at(text, i) == ':' {
@@ -245,7 +253,7 @@ func skipKey(text []byte, i int) (end, next int) {
 	return -1, -1
 }
 
-// skipScalar returns the index behind the string, number or literal that begins at i, or -1 if there is none.
+// skipScalar returns the index after the string, number or literal that begins at i, or -1 if there is none.
 func skipScalar(text []byte, i int) int {
 	var literal string
 	switch at(text, i) {
@@ -290,7 +298,7 @@ func skipNumber(text []byte, i int) int {
 	return i
 }
 
-// skipDigits wants one digit at least.
+// skipDigits returns the index after the digits at i, or -1 if there is none.
 func skipDigits(text []byte, i int) int {
 	begin := i
 	for isDigit(at(text, i)) {
@@ -302,8 +310,8 @@ func skipDigits(text []byte, i int) int {
 	return i
 }
 
-// skipString returns the index behind the string whose opening quote is at i, or -1. Most of a big message is strings,
-// so they are read eight bytes at a time (BenchmarkPeekBigDirect).
+// skipString returns the index after the string whose opening quote is at i, or -1. Big messages consist
+// mostly of strings, so it reads eight bytes at a time (BenchmarkPeekBigDirect).
 func skipString(text []byte, i int) int {
 	if at(text, i) != '"' {
 		return -1
@@ -335,18 +343,18 @@ func skipString(text []byte, i int) int {
 	}
 }
 
-// special returns a word whose lowest set bit is the top bit of the first byte of w, counted from the lowest, that is
-// a quote, a backslash or below a space. It is 0 if there is none. (Subtracting sets the top bit of a byte that was too
-// small; a borrow can spoil only the bytes above that one.)
+// special finds the first byte of w, counted from the lowest, that is a quote, a backslash or below a space.
+// The lowest set bit of the result is that byte's top bit; the result is 0 if there is none. The subtraction
+// sets the top bit of a byte that was too small. Its borrow can spoil only higher bytes.
 func special(w uint64) uint64 {
 	const each = 0x0101010101010101
-	// Exchanging 0x20 with 0x22 puts the quote next to the control characters: one comparison finds both.
+	// Exchanging 0x20 with 0x22 puts the quote next to the control characters, so one comparison finds both.
 	low := w ^ 0x02*each
 	slash := w ^ '\\'*each
 	return ((low-0x21*each)&^low | (slash-each)&^slash) & (0x80 * each)
 }
 
-// skipEscape returns the index behind the escape whose backslash is at i, or -1.
+// skipEscape returns the index after the escape whose backslash is at i, or -1.
 func skipEscape(text []byte, i int) int {
 	switch at(text, i+1) {
 	case '"', '\\', '/', 'b', 'f', 'n', 'r', 't':
@@ -358,7 +366,8 @@ func skipEscape(text []byte, i int) int {
 	return -1
 }
 
-// hasLoneSurrogate tells whether the inside of a valid string spells half a surrogate pair without the other half.
+// hasLoneSurrogate tells whether raw, the inside of a valid string, spells one half of a surrogate pair
+// without the other.
 func hasLoneSurrogate(raw []byte) bool {
 	for n := bytes.IndexByte(raw, '\\'); n >= 0; n = bytes.IndexByte(raw, '\\') {
 		raw = raw[n:]
@@ -376,7 +385,8 @@ func hasLoneSurrogate(raw []byte) bool {
 	return false
 }
 
-// parseUnicodeEscape returns the code unit that a \u escape at the beginning of s spells, or -1 if there is none.
+// parseUnicodeEscape returns the code unit that a \u escape at the beginning of s spells, or -1 if there is
+// none.
 func parseUnicodeEscape(s []byte) rune {
 	var unit [2]byte
 	if len(s) < 6 || s[0] != '\\' || s[1] != 'u' {
@@ -388,7 +398,7 @@ func parseUnicodeEscape(s []byte) rune {
 	return rune(binary.BigEndian.Uint16(unit[:]))
 }
 
-// skipSpace skips what JSON takes for white space: these four, and no byte order mark.
+// skipSpace skips JSON's white space: these four characters. A byte order mark is not one.
 func skipSpace(text []byte, i int) int {
 	for i < len(text) && text[i] <= ' ' && (text[i] == ' ' || text[i] == '\n' || text[i] == '\r' || text[i] == '\t') {
 		i++
@@ -398,7 +408,7 @@ func skipSpace(text []byte, i int) int {
 
 func isDigit(c byte) bool { return '0' <= c && c <= '9' }
 
-// at returns 0 behind the end of text, which is as wrong as a real 0 would be, wherever the grammar looks.
+// at returns 0 after the end of text. The grammar accepts neither a 0 nor an end anywhere that at is used.
 func at(text []byte, i int) byte {
 	if i < len(text) {
 		return text[i]

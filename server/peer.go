@@ -42,7 +42,7 @@ const (
 	phaseFinishing
 	phaseClosed
 
-	phases = phaseClosed // those that have a wheel
+	phases = phaseClosed // number of phases that have a wheel
 )
 
 // peer is one connection, from accept to close. There may be a million of them. A silent peer in a room takes

@@ -5,18 +5,17 @@ import (
 	"strconv"
 )
 
-// Refusal is why a request was not served. Its text is the label of a metric and
-// the field of a log line.
+// Refusal says why a request was not served. Its text is used as a metric's label and a log field.
 type Refusal string
 
 const (
-	// Of a client that does not speak our HTTP.
+	// The client does not speak HTTP as we accept it.
 	refusedNotHTTP     Refusal = "not_http"
 	refusedHead        Refusal = "head"
 	refusedHeadSize    Refusal = "head_size"
 	refusedHTTPVersion Refusal = "http_version"
 
-	// Of an upgrade; path also of a plain request.
+	// For an upgrade; path also for a plain request.
 	refusedOrigin  Refusal = "origin"
 	refusedSecret  Refusal = "secret"
 	refusedPath    Refusal = "path"
@@ -25,20 +24,19 @@ const (
 	refusedVersion Refusal = "version"
 	refusedBody    Refusal = "body"
 
-	// Of a plain request.
+	// For a plain request.
 	refusedMethod Refusal = "method"
 )
 
-// Refusals are all there are, so that metrics can begin at zero.
+// Refusals lists all of them, so that metrics can begin at zero.
 var Refusals = [...]Refusal{
 	refusedNotHTTP, refusedHead, refusedHeadSize, refusedHTTPVersion,
 	refusedOrigin, refusedSecret, refusedPath, refusedID, refusedKey, refusedVersion, refusedBody,
 	refusedMethod,
 }
 
-// denial is one way to be refused: what counts it and what the client is told.
-// It never holds anything the client sent. There are those below and no others,
-// so that they can be compared.
+// denial is one way to refuse a request: the reason to count and the answer. It never holds anything that the
+// client sent. Only the values below exist, so pointers to them can be compared.
 type denial struct {
 	status int
 	reason Refusal
@@ -61,8 +59,8 @@ var (
 	denyHTTPVersion = &denial{505, refusedHTTPVersion, "", "only HTTP/1.1 and HTTP/1.0 are spoken here"}
 
 	denyOrigin = &denial{403, refusedOrigin, "", "origin not allowed"}
-	// RFC 9110 §15.5.2: a server generating a 401 MUST send WWW-Authenticate. No
-	// registered scheme is ours, and an unknown one makes no browser ask for a password.
+	// RFC 9110 §15.5.2: a server generating a 401 MUST send WWW-Authenticate. No registered scheme fits ours,
+	// and for an unknown one no browser asks for a password.
 	denySecret = &denial{
 		401, refusedSecret, "WWW-Authenticate: Subprotocol\r\n",
 		"the secret is not among the subprotocols offered",
@@ -73,8 +71,8 @@ var (
 	denyPeerID     = &denial{400, refusedID, "", "peerId is missing or empty"}
 	denyPeerIDLen  = &denial{400, refusedID, "", "peerId is longer than 1024 bytes"}
 	denyKey        = &denial{400, refusedKey, "", "Sec-WebSocket-Key is missing, repeated or not 16 bytes in base64"}
-	// RFC 6455 §4.4: the versions the server is capable of. RFC 9110 §15.5.22: a
-	// server MUST send Upgrade in a 426, §7.8: and name it in Connection.
+	// RFC 6455 §4.4: name the versions the server is capable of. RFC 9110 §15.5.22: a server MUST send
+	// Upgrade in a 426. §7.8: it MUST also name it in Connection.
 	denyVersion = &denial{
 		426, refusedVersion,
 		"Sec-WebSocket-Version: 13\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n",
@@ -87,21 +85,20 @@ var (
 	denyMethod = &denial{405, refusedMethod, "Allow: GET, HEAD\r\n", "only GET and HEAD are served here"}
 )
 
-// Header lines that say what becomes of the connection. HTTP/1.1 persists unless
-// told otherwise, HTTP/1.0 the other way round.
+// Header lines that say whether the connection persists. By default it does in HTTP/1.1 and does not in
+// HTTP/1.0.
 const (
 	linePersists   = ""
 	linePersists10 = "Connection: keep-alive\r\n"
 	lineEnds       = "Connection: close\r\n"
 )
 
-// appendRefusal appends the whole answer to a request that is refused, and says
-// that the connection is to be closed after it.
+// appendRefusal appends the whole answer to a refused request. The connection is to be closed after it.
 func appendRefusal(dst []byte, d *denial) ([]byte, Verdict) {
 	return appendDenial(dst, d, lineEnds, false), Verdict{Next: Closing, Status: d.status, Reason: d.reason}
 }
 
-// appendDenial leaves the body out if the request was a HEAD, its length in.
+// appendDenial appends d as an HTTP answer. For a HEAD request it leaves out the body but keeps its length.
 func appendDenial(dst []byte, d *denial, connection string, head bool) []byte {
 	dst = appendStatusLine(dst, d.status)
 	dst = append(dst, d.header...)
@@ -121,7 +118,7 @@ func appendStatusLine(dst []byte, status int) []byte {
 	return append(dst, "\r\n"...)
 }
 
-// appendContentHeader ends the header.
+// appendContentHeader appends the last header lines and the empty line that ends the header.
 func appendContentHeader(dst []byte, connection, contentType string, length int) []byte {
 	dst = append(dst, connection...)
 	dst = append(dst, "Content-Type: "...)

@@ -5,13 +5,12 @@ import (
 	"crypto/subtle"
 )
 
-// MaxHeadBytes bounds a request's header block, the empty lines before it and
-// the one that ends it included.
+// MaxHeadBytes bounds a request's header block, including empty lines before it and the one that ends it.
 const MaxHeadBytes = 16 << 10
 
-// headEnd looks for the end of the header block b starts with; b[:from] is what
-// an earlier call for the same block has examined without finding it, so that a
-// block that comes one byte at a time costs no more than one that comes whole.
+// headEnd looks for the end of the header block at the beginning of b. b[:from] was examined by an earlier
+// call for the same block without finding the end. So a block that comes one byte at a time costs no more
+// than one that comes whole.
 //
 //	n > 0     b[:n] is the block, its final CRLFCRLF included; what follows is not looked at
 //	n == 0    not yet: call again with more, and from = len(b)
@@ -35,9 +34,9 @@ func headEnd(b []byte, from int) (n int, denied *denial) {
 		if !ended {
 			break
 		}
-		// RFC 9112 §2.2: a recipient MAY recognise a single LF as a line
-		// terminator. Those that do and those that do not disagree where a
-		// request ends, which is how requests are smuggled: we do not.
+		// RFC 9112 §2.2: a recipient MAY recognise a single LF as a line terminator. We do not: recipients
+		// that do and recipients that do not disagree where a request ends, and attackers use that to smuggle
+		// requests.
 		if end == 0 || b[end-1] != '\r' {
 			return 0, denyBareLF
 		}
@@ -52,9 +51,9 @@ func headEnd(b []byte, from int) (n int, denied *denial) {
 	return 0, nil
 }
 
-// headNotBegun reports whether b[:i], examined before, holds nothing but empty
-// lines, the last of them perhaps without its LF yet. It is enough to look at the
-// last two lines: an empty line after any other would have ended the block.
+// headNotBegun reports whether b[:i], examined before, holds only empty lines. The last of them may still
+// lack its LF. Examining the last two lines is enough: an empty line after a header line would have ended the
+// block.
 func headNotBegun(b []byte, i int) bool {
 	if i > 0 && b[i-1] == '\r' {
 		i--
@@ -62,11 +61,10 @@ func headNotBegun(b []byte, i int) bool {
 	return i == 0 || b[i-1] == '\n' && (i == 2 || i > 2 && b[i-3] == '\n')
 }
 
-// skipEmptyLines returns the index of the request line's first byte, or len(b),
-// continuing at i, which may lie between the CR and the LF of an empty line.
+// skipEmptyLines returns the index of the request line's first byte, or len(b). It continues at i, which may
+// lie between the CR and the LF of an empty line.
 //
-// RFC 9112 §2.2: a server SHOULD ignore at least one empty line (CRLF) received
-// prior to the request-line.
+// RFC 9112 §2.2: a server SHOULD ignore at least one empty line (CRLF) received prior to the request-line.
 func skipEmptyLines(b []byte, i int) (int, *denial) {
 	afterCR := i > 0 && b[i-1] == '\r'
 	for ; i < len(b) && (afterCR || b[i] == '\r'); i++ {
@@ -75,18 +73,17 @@ func skipEmptyLines(b []byte, i int) (int, *denial) {
 		}
 		afterCR = !afterCR
 	}
-	// A TLS ClientHello (0x16), most often: it would wait for an answer until the
-	// handshake's deadline.
+	// Most often this is a TLS ClientHello (0x16). Its client would wait for an answer until the handshake's
+	// deadline.
 	if i < len(b) && !isTokenOctet(b[i]) {
 		return i, denyNotHTTP
 	}
 	return i, nil
 }
 
-// httpRequest is what a header block says, as far as we ask. Its slices alias
-// the block.
+// httpRequest holds the parts of a header block that we use. Its slices alias the block.
 type httpRequest struct {
-	secret []byte // set before parse; empty if none is asked for
+	secret []byte // set before parse; empty if none is required
 
 	method []byte
 	path   []byte // raw; nil if the target has none ("*", CONNECT)
@@ -110,26 +107,26 @@ type httpRequest struct {
 	origin        []byte
 	originsDiffer bool
 
-	protocol     []byte // the first token offered, nil if none
+	protocol     []byte // the first token offered; nil if there is none
 	offersSecret int    // 1 if the secret is among the tokens offered
 }
 
-// isUpgrade reports whether the client asks for a WebSocket.
-// RFC 6455 §4.2.1: a GET, an Upgrade that includes "websocket", a Connection
-// that includes the token "Upgrade", both compared without regard to case.
+// isUpgrade reports whether the client asks for a WebSocket. RFC 6455 §4.2.1 requires a GET, an Upgrade that
+// includes "websocket" and a Connection that includes the token "Upgrade". Both are compared without regard
+// to case.
 func (r *httpRequest) isUpgrade() bool {
 	return string(r.method) == "GET" && r.connUpgrade && r.toWebSocket
 }
 
-// persists reports whether the connection outlives the answer (RFC 9112 §9.3).
-// A body would have to be read first, and no request we serve has one.
+// persists reports whether the connection stays open after the answer (RFC 9112 §9.3). It does not after a
+// request with a body: the body would have to be read first, and no request that we serve has one.
 func (r *httpRequest) persists() bool {
 	return !r.hasBody && !r.asksEnd && (!r.http10 || r.asksKeep)
 }
 
-// parse reads one complete header block, as headEnd delimits it. httphead lends the octet table alone:
-// its ParseHeaderLine takes blanks before the colon and folded lines, its
-// ScanTokens a list without commas, its ParseVersion "HTTP/1.:".
+// parse reads one complete header block, as headEnd delimits it. Of httphead only the octet table is used.
+// Its ParseHeaderLine accepts blanks before the colon and folded lines, its ScanTokens a list without commas,
+// and its ParseVersion "HTTP/1.:".
 func (r *httpRequest) parse(head []byte) *denial {
 	for len(head) >= 2 && head[0] == '\r' && head[1] == '\n' {
 		head = head[2:]
@@ -154,15 +151,15 @@ func (r *httpRequest) parse(head []byte) *denial {
 			return denied
 		}
 	}
-	// RFC 9112 §3.2: a server MUST respond with 400 to any HTTP/1.1 request that
-	// lacks a Host header field and to any request that contains more than one.
+	// RFC 9112 §3.2: a server MUST respond with 400 to any HTTP/1.1 request that lacks a Host header field
+	// and to any request that contains more than one.
 	if r.hosts > 1 || r.hosts == 0 && !r.http10 {
 		return denyHost
 	}
 	return nil
 }
 
-// cutLine cuts the first line off b, its CRLF removed.
+// cutLine cuts the first line off b and removes its CRLF.
 func cutLine(b []byte) (line, rest []byte, ok bool) {
 	lf := bytes.IndexByte(b, '\n')
 	if lf < 1 || b[lf-1] != '\r' {
@@ -171,8 +168,8 @@ func cutLine(b []byte) (line, rest []byte, ok bool) {
 	return b[:lf-1], b[lf+1:], true
 }
 
-// parseRequestLine wants exactly method SP request-target SP HTTP-version.
-// RFC 9112 §3: lenient splitting at other whitespace can be exploited.
+// parseRequestLine accepts exactly method SP request-target SP HTTP-version. RFC 9112 §3: lenient splitting
+// at other whitespace can be exploited.
 func (r *httpRequest) parseRequestLine(line []byte) *denial {
 	method, rest, _ := cutByte(line, ' ')
 	target, version, _ := cutByte(rest, ' ')
@@ -186,8 +183,8 @@ func (r *httpRequest) parseRequestLine(line []byte) *denial {
 	return r.parseTarget(target)
 }
 
-// parseVersion: RFC 9112 §2.3: HTTP-version = "HTTP" "/" DIGIT "." DIGIT.
-// RFC 9110 §2.5: a higher minor version than ours is to be read as ours.
+// parseVersion parses the version of RFC 9112 §2.3: HTTP-version = "HTTP" "/" DIGIT "." DIGIT. RFC 9110 §2.5:
+// a higher minor version than ours is to be read as ours.
 func (r *httpRequest) parseVersion(v []byte) *denial {
 	if len(v) != 8 || string(v[:5]) != "HTTP/" || !isDigit(v[5]) || v[6] != '.' || !isDigit(v[7]) {
 		return denyRequestLine
@@ -199,9 +196,9 @@ func (r *httpRequest) parseVersion(v []byte) *denial {
 	return nil
 }
 
-// parseTarget finds path and query of a request target (RFC 9112 §3.2):
-// origin-form, absolute-form, and the two forms that name nothing here. Octets
-// beyond ASCII are let through, since not only browsers write queries.
+// parseTarget finds the path and query of a request target (RFC 9112 §3.2). It accepts origin-form,
+// absolute-form, and the two forms that name nothing here. Octets beyond ASCII are accepted, since clients
+// other than browsers also write queries.
 func (r *httpRequest) parseTarget(t []byte) *denial {
 	for _, c := range t {
 		if c <= ' ' || c == 0x7f {
@@ -228,9 +225,9 @@ func (r *httpRequest) parseTarget(t []byte) *denial {
 
 var rootPath = []byte("/")
 
-// cutAuthority cuts scheme and authority off an absolute-form target.
-// RFC 9112 §3.2.2: a server MUST accept the absolute-form in requests. Its host
-// is not compared with ours, nor is Host: we answer to any name.
+// cutAuthority cuts scheme and authority off an absolute-form target. RFC 9112 §3.2.2: a server MUST accept
+// the absolute-form in requests. Neither its host nor Host is compared with ours, since we answer to any
+// name.
 func cutAuthority(t []byte) (rest []byte, ok bool) {
 	colon := bytes.IndexByte(t, ':')
 	if colon < 0 || !bytes.HasPrefix(t[colon:], []byte("://")) {
@@ -245,23 +242,21 @@ func cutAuthority(t []byte) (rest []byte, ok bool) {
 	for n < len(t) && t[n] != '/' && t[n] != '?' && t[n] != '#' {
 		n++
 	}
-	// RFC 9110 §4.2.1: a URI with an empty host MUST be rejected. §4.2.4: userinfo
-	// is to be treated as an error, and isHost knows no "@".
+	// RFC 9110 §4.2.1: a URI with an empty host MUST be rejected. §4.2.4: userinfo is to be treated as an
+	// error; isHost rejects its "@".
 	return t[n:], n > 0 && isHost(t[:n])
 }
 
-// parseHeaderLine splits a field line (RFC 9112 §5: field-name ":" OWS
-// field-value OWS).
+// parseHeaderLine splits a field line (RFC 9112 §5: field-name ":" OWS field-value OWS).
 func parseHeaderLine(line []byte) (name, value []byte, denied *denial) {
 	name, value, ok := cutByte(line, ':')
 	if !ok || !IsToken(name) {
-		// RFC 9112 §5.1: a server MUST reject, with 400, whitespace between a
-		// field name and the colon. §5.2: it MUST either reject a folded line,
-		// which starts with a blank, or unfold it.
+		// RFC 9112 §5.1: a server MUST reject, with 400, whitespace between a field name and the colon. §5.2:
+		// it MUST either reject a folded line, which starts with a blank, or unfold it.
 		return nil, nil, denyHeaderLine
 	}
-	// RFC 9110 §5.5: field values with CR, LF or NUL are invalid and dangerous,
-	// and other control characters are invalid.
+	// RFC 9110 §5.5: field values with CR, LF or NUL are invalid and dangerous, and other control characters
+	// are invalid.
 	for _, c := range value {
 		if c < ' ' && c != '\t' || c == 0x7f {
 			return nil, nil, denyHeaderLine
@@ -270,9 +265,9 @@ func parseHeaderLine(line []byte) (name, value []byte, denied *denial) {
 	return name, trimBlanks(value), nil
 }
 
-// take notes one header.
+// take records one header line if we use it.
 func (r *httpRequest) take(name, value []byte) *denial {
-	var lower [len("sec-websocket-protocol")]byte // the longest name we know
+	var lower [len("sec-websocket-protocol")]byte // as long as the longest name that we use
 	if len(name) > len(lower) {
 		return nil
 	}
@@ -328,9 +323,8 @@ func (r *httpRequest) takeConnection(value []byte) {
 	}
 }
 
-// takeProtocols looks at every token, also after a match, so that the time it
-// takes does not tell which one, or how much of it, was right. The secret's
-// length is not hidden.
+// takeProtocols compares every token, also after a match. The time it takes then does not tell which token
+// was right, or how much of it. The secret's length is not hidden.
 func (r *httpRequest) takeProtocols(value []byte) {
 	for more := true; more; {
 		var item []byte
@@ -345,8 +339,8 @@ func (r *httpRequest) takeProtocols(value []byte) {
 	}
 }
 
-// takeLength: RFC 9112 §6.3: an invalid Content-Length, or several that differ,
-// is an unrecoverable error that MUST be answered with 400 and a close.
+// takeLength records a Content-Length. RFC 9112 §6.3: an invalid one, or several that differ, is an
+// unrecoverable error that MUST be answered with 400 and a close.
 func (r *httpRequest) takeLength(value []byte) *denial {
 	if len(value) == 0 || r.length != nil && !bytes.Equal(r.length, value) {
 		return denyLength

@@ -6,14 +6,14 @@ import (
 	"github.com/gobwas/httphead"
 )
 
-// The lexical rules HTTP headers are made of (RFC 9110 §5.6), for bytes that
-// stay where they are: every slice returned is a part of the argument.
+// The lexical rules of HTTP headers (RFC 9110 §5.6). Nothing is copied: every slice returned is a part of the
+// argument.
 
-// isTokenOctet: RFC 9110 §5.6.2: tchar = "!" / "#" / "$" / "%" / "&" / "'" /
-// "*" / "+" / "-" / "." / "^" / "_" / "`" / "|" / "~" / DIGIT / ALPHA.
+// isTokenOctet reports whether c is a tchar. RFC 9110 §5.6.2: tchar = "!" / "#" / "$" / "%" / "&" / "'" / "*"
+// / "+" / "-" / "." / "^" / "_" / "`" / "|" / "~" / DIGIT / ALPHA.
 func isTokenOctet(c byte) bool { return httphead.OctetTypes[c].IsToken() }
 
-// IsToken reports whether b is a token of HTTP (RFC 9110 §5.6.2), not empty.
+// IsToken reports whether b is a token of HTTP (RFC 9110 §5.6.2). An empty b is not.
 func IsToken(b []byte) bool {
 	for _, c := range b {
 		if !isTokenOctet(c) {
@@ -25,9 +25,8 @@ func IsToken(b []byte) bool {
 
 func isDigit(c byte) bool { return '0' <= c && c <= '9' }
 
-// hostOctets are those of uri-host [ ":" port ] (RFC 3986 §3.2.2): unreserved,
-// sub-delims, "%", and what IP literals and ports need. Where each may stand
-// is not checked, since the host decides nothing.
+// hostOctets are the octets of uri-host [ ":" port ] (RFC 3986 §3.2.2): unreserved, sub-delims, "%", and
+// those of IP literals and ports. Their positions are not checked, since nothing depends on the host.
 var hostOctets = func() (set [256]bool) {
 	for c := range set {
 		set[c] = isDigit(byte(c)) || 'a' <= lowerASCII(byte(c)) && lowerASCII(byte(c)) <= 'z'
@@ -38,8 +37,7 @@ var hostOctets = func() (set [256]bool) {
 	return set
 }()
 
-// isHost takes the empty host too: RFC 9110 §7.2 wants one sent if the target
-// has no authority.
+// isHost accepts an empty host too: RFC 9110 §7.2 requires an empty Host if the target has no authority.
 func isHost(b []byte) bool {
 	for _, c := range b {
 		if !hostOctets[c] {
@@ -56,8 +54,8 @@ func lowerASCII(c byte) byte {
 	return c
 }
 
-// equalFold compares with a lower-case ASCII word without regard to ASCII case.
-// Unlike bytes.EqualFold it does not take the Kelvin sign for a k.
+// equalFold compares b with a lower-case ASCII word and ignores ASCII case. Unlike bytes.EqualFold it does
+// not accept the Kelvin sign as a k.
 func equalFold(b []byte, lower string) bool {
 	if len(b) != len(lower) {
 		return false
@@ -77,8 +75,8 @@ func cutByte(b []byte, sep byte) (before, after []byte, found bool) {
 	return b, nil, false
 }
 
-// cutItem cuts the first element off a comma-separated list (RFC 9110 §5.6.1),
-// blanks around it removed. The element may be empty.
+// cutItem cuts the first element off a comma-separated list (RFC 9110 §5.6.1) and removes the blanks around
+// it. The element may be empty.
 func cutItem(list []byte) (item, rest []byte, more bool) {
 	item, rest, more = cutByte(list, ',')
 	return trimBlanks(item), rest, more

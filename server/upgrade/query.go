@@ -7,13 +7,12 @@ import (
 	"golang.org/x/text/encoding/unicode"
 )
 
-// maxIDBytes bounds a relayId or peerId, decoded.
+// maxIDBytes bounds the length of a decoded relayId or peerId.
 const maxIDBytes = 1024
 
-// queryFirst returns the raw value of the first pair in a query named name, nil
-// if there is none, as the application/x-www-form-urlencoded parser of the WHATWG
-// URL standard splits it: at "&" alone, then at the first "=". The value is a
-// part of query. name must be of ASCII letters.
+// queryFirst returns the raw value of the first pair called name, or nil if there is none. It splits query as
+// the application/x-www-form-urlencoded parser of the WHATWG URL standard does: at "&" alone, then at the
+// first "=". The value is a part of query. name must consist of ASCII letters.
 func queryFirst(query []byte, name string) (raw []byte) {
 	for more := true; more; {
 		var pair []byte
@@ -26,9 +25,8 @@ func queryFirst(query []byte, name string) (raw []byte) {
 	return nil
 }
 
-// isQueryKey reports whether raw decodes to name. Decoding stops at the first
-// octet that differs, and leaves out the UTF-8 step: that turns no octets but
-// ASCII letters into ASCII letters.
+// isQueryKey reports whether raw decodes to name. Decoding stops at the first octet that differs. It leaves
+// out the UTF-8 step, which yields ASCII letters only from ASCII letters.
 func isQueryKey(raw []byte, name string) bool {
 	for i := 0; i < len(name); i++ {
 		if len(raw) == 0 {
@@ -43,8 +41,8 @@ func isQueryKey(raw []byte, name string) bool {
 	return len(raw) == 0
 }
 
-// cutQueryOctet decodes the first octet of b, which must not be empty.
-// A "%" without two hexadecimal digits behind it stands for itself.
+// cutQueryOctet decodes the first octet of b, which must not be empty. A "%" that is not followed by two
+// hexadecimal digits stands for itself.
 func cutQueryOctet(b []byte) (c byte, rest []byte) {
 	switch {
 	case b[0] == '+':
@@ -55,7 +53,7 @@ func cutQueryOctet(b []byte) (c byte, rest []byte) {
 	return b[0], b[1:]
 }
 
-// unhex holds a hexadecimal digit's value, -1 for any other octet.
+// unhex holds the value of each hexadecimal digit, and -1 for any other octet.
 var unhex = func() (values [256]int16) {
 	for c := range values {
 		values[c] = -1
@@ -69,15 +67,15 @@ var unhex = func() (values [256]int16) {
 	return values
 }()
 
-// idScratch is the memory one id is decoded in.
+// idScratch is memory for decoding one id.
 type idScratch struct {
 	octets [maxIDBytes]byte // percent-decoded
-	text   [maxIDBytes]byte // made UTF-8
+	text   [maxIDBytes]byte // converted to UTF-8
 }
 
-// decode returns what raw, a value of queryFirst, stands for: octets escaped or
-// not, read as UTF-8. ok is false if that is longer than maxIDBytes. The id
-// aliases raw or s, and is valid as long as raw is and until the next decode.
+// decode decodes raw, a value from queryFirst: it undoes percent-encoding and reads the octets as UTF-8. ok
+// is false if the result is longer than maxIDBytes. The id aliases raw or s, so it is valid until raw changes
+// or until the next decode.
 func (s *idScratch) decode(raw []byte) (id []byte, ok bool) {
 	id = raw
 	if bytes.IndexByte(raw, '%') >= 0 || bytes.IndexByte(raw, '+') >= 0 {
@@ -91,7 +89,7 @@ func (s *idScratch) decode(raw []byte) (id []byte, ok bool) {
 			id = append(id, c)
 		}
 	}
-	// Replacing never makes it shorter.
+	// Replacing invalid octets never makes the id shorter.
 	if len(id) > maxIDBytes {
 		return nil, false
 	}
@@ -101,14 +99,13 @@ func (s *idScratch) decode(raw []byte) (id []byte, ok bool) {
 	return s.replaceInvalid(id)
 }
 
-// replaceInvalid copies b, one U+FFFD in place of each maximal subpart of an
-// ill-formed sequence, as the URL standard's "UTF-8 decode without BOM" does, and
-// so the decoders of browsers. bytes.ToValidUTF8 puts one for a run of them, a
-// range over a string one for each octet.
+// replaceInvalid copies b and puts one U+FFFD in place of each maximal subpart of an ill-formed sequence. So
+// do the URL standard's "UTF-8 decode without BOM" and the decoders of browsers. bytes.ToValidUTF8 would put
+// one for a whole run of them, and a range over a string one for each octet.
 func (s *idScratch) replaceInvalid(b []byte) (id []byte, ok bool) {
 	n, _, err := utf8Decoder.Transform(s.text[:], b, true)
-	return s.text[:n], err == nil // it fails if the text is not long enough
+	return s.text[:n], err == nil // it fails if s.text is too short
 }
 
-// utf8Decoder keeps nothing from one call to the next, so all loops share it.
+// utf8Decoder keeps no state between calls, so all loops share it.
 var utf8Decoder = unicode.UTF8.NewDecoder().Transformer

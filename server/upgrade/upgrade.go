@@ -1,11 +1,9 @@
-// Package upgrade answers the HTTP requests of a connection until one of them
-// makes it a WebSocket. It knows no sockets and no clock: it is given the bytes
-// that came, and appends the answer to a buffer of the caller's.
+// Package upgrade answers the HTTP requests of a connection until one of them makes it a WebSocket. It knows
+// no sockets and no clock: it gets the received bytes and appends the answer to a buffer of the caller.
 //
-// A request's walk: Handshaker.Answer → headEnd and httpRequest.parse (head.go,
-// with the lexical rules in octets.go) → Handshaker.examine, the contract's checks
-// of an upgrade in the contract's order, for which query.go decodes the ids →
-// appendUpgrade, appendPlain or, for what is refused, appendDenial (answer.go).
+// A request's path: Handshaker.Answer → headEnd and httpRequest.parse (head.go, with the lexical rules in
+// octets.go) → Handshaker.examine, which makes the contract's checks of an upgrade in the contract's order
+// and decodes the ids (query.go) → appendUpgrade, appendPlain or, for a refusal, appendDenial (answer.go).
 package upgrade
 
 import (
@@ -14,17 +12,17 @@ import (
 	"slices"
 )
 
-// Gate holds what decides an upgrade. It is immutable and shared by all loops.
+// Gate holds the settings that decide an upgrade. It is immutable and shared by all loops.
 type Gate struct {
-	secret    []byte // empty if anybody may come in
+	secret    []byte // empty if no secret is needed
 	anyOrigin bool
 	origins   map[string]struct{}
 	version   string // body of GET /v1
 }
 
-// NewGate wants a secret that is a token of RFC 9110, or none: no other can be
-// offered. Origins that are empty or contain "*" allow any; a request's is compared
-// with them byte by byte.
+// NewGate makes a Gate. adminSecret must be empty or a token of RFC 9110, since a client can offer nothing
+// else. Origins that are empty or contain "*" allow any. Otherwise a request's origin is compared with them
+// byte by byte.
 func NewGate(adminSecret string, allowedOrigins []string) *Gate {
 	g := &Gate{
 		secret:    []byte(adminSecret),
@@ -43,8 +41,8 @@ func NewGate(adminSecret string, allowedOrigins []string) *Gate {
 
 const greeting = `{"message":"relaygate: open a WebSocket at /v1?relayId=<relay>&peerId=<peer>"}`
 
-// allowsOrigin: a browser sends one Origin (RFC 6454 §7.3). Two that differ
-// would let whoever is in between choose the one we look at.
+// allowsOrigin reports whether r's origin is allowed. A browser sends one Origin (RFC 6454 §7.3). Two that
+// differ are refused: otherwise a proxy could choose the one that we examine.
 func (g *Gate) allowsOrigin(r *httpRequest) bool {
 	if g.anyOrigin {
 		return true
@@ -68,32 +66,30 @@ type Verdict struct {
 	Status int     // of the answer
 	Reason Refusal // empty if not refused
 
-	// Decoded, 1 to 1,024 bytes each; only for Upgraded. They alias the request or
-	// the Handshaker, and are valid until the request's bytes change or the next
-	// call of Answer.
+	// Decoded, 1 to 1,024 bytes each; set only for Upgraded. They alias the request or the Handshaker. They
+	// are valid until the request's bytes change or until the next call of Answer.
 	RelayID, PeerID []byte
 }
 
-// Handshaker answers HTTP requests: plain ones, and upgrades to WebSocket. Each
-// loop owns one, for its scratch memory.
+// Handshaker answers HTTP requests: plain ones, and upgrades to WebSocket. It has scratch memory, so each
+// loop owns one.
 //
-// ws.Upgrader is not used, since it refuses in the order in which the headers
-// happen to come, and the contract has an order of its own.
+// ws.Upgrader is not used because it checks headers in the order in which they come. The contract has an
+// order of its own.
 type Handshaker struct {
 	gate            *Gate
 	relayID, peerID idScratch
 }
 
-// NewHandshaker returns a Handshaker that decides by g.
+// NewHandshaker returns a Handshaker that decides by the settings in g.
 func NewHandshaker(g *Gate) *Handshaker { return &Handshaker{gate: g} }
 
-// Answer answers the request that b begins with: it appends the whole answer to
-// dst, and says what follows. b[:seen] is what an earlier call has found to be
-// incomplete. The request is b[:n]; with n == 0 it is incomplete still, and Answer
-// is to be called again with more of it and seen = len(b). What can no longer
-// become a request is refused at once, all of b with it.
+// Answer answers the request at the beginning of b: it appends the whole answer to dst and returns the
+// outcome. The request is b[:n]. If n is 0 the request is incomplete: call Answer again with more bytes and
+// seen = len(b). b[:seen] are the bytes that an earlier call has examined. Bytes that can no longer become a
+// request are refused at once, and n is then len(b).
 //
-// It allocates nothing but room in dst, and keeps neither dst nor b.
+// It allocates only room in dst, and keeps neither dst nor b.
 func (h *Handshaker) Answer(dst, b []byte, seen int) (answer []byte, n int, v Verdict) {
 	n, denied := headEnd(b, seen)
 	switch {
@@ -107,7 +103,7 @@ func (h *Handshaker) Answer(dst, b []byte, seen int) (answer []byte, n int, v Ve
 	return answer, n, v
 }
 
-// appendAnswer answers head, a complete header block as headEnd found it.
+// appendAnswer answers head, a complete header block found by headEnd.
 func (h *Handshaker) appendAnswer(dst, head []byte) ([]byte, Verdict) {
 	r := httpRequest{secret: h.gate.secret}
 	if denied := r.parse(head); denied != nil {
@@ -151,7 +147,7 @@ func (h *Handshaker) examine(r *httpRequest) (relayID, peerID []byte, denied *de
 	return relayID, peerID, examineProtocol(r)
 }
 
-// examineProtocol checks what the request says of WebSocket and HTTP.
+// examineProtocol checks the request's WebSocket headers and HTTP body.
 func examineProtocol(r *httpRequest) *denial {
 	switch {
 	case r.keys != 1 || !isWebSocketKey(r.key):
@@ -161,7 +157,7 @@ func examineProtocol(r *httpRequest) *denial {
 	case r.http10:
 		return denyHTTP10
 	case r.hasBody:
-		// Its bytes would be taken for frames.
+		// The body's bytes would be taken for frames.
 		return denyBody
 	}
 	return nil
@@ -169,8 +165,8 @@ func examineProtocol(r *httpRequest) *denial {
 
 func isRelayPath(path []byte) bool { return string(path) == "/v1" || string(path) == "/v1/" }
 
-// isWebSocketKey: RFC 6455 §4.2.1: a base64-encoded value that, when decoded, is
-// 16 bytes in length.
+// isWebSocketKey checks key as RFC 6455 §4.2.1 requires: a base64-encoded value that, when decoded, is 16
+// bytes in length.
 func isWebSocketKey(key []byte) bool {
 	const encoded = 24
 	if len(key) != encoded {
@@ -181,9 +177,8 @@ func isWebSocketKey(key []byte) bool {
 	return err == nil && n == 16
 }
 
-// appendUpgrade: RFC 6455 §4.2.2. The accept value is the SHA-1 of key and GUID
-// in base64. A client that offers subprotocols gets one of them selected:
-// browsers fail the connection otherwise.
+// appendUpgrade appends the 101 of RFC 6455 §4.2.2. The accept value is the SHA-1 of key and GUID in base64.
+// If the client offers subprotocols, one of them is selected: browsers fail the connection otherwise.
 func (h *Handshaker) appendUpgrade(dst []byte, r *httpRequest) []byte {
 	const guid = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 	var keyed [24 + len(guid)]byte
@@ -207,8 +202,8 @@ func (h *Handshaker) appendUpgrade(dst []byte, r *httpRequest) []byte {
 	return append(dst, "\r\n\r\n"...)
 }
 
-// appendPlain answers a request that is no upgrade. RFC 9110 §9.3.2: a HEAD is
-// answered as a GET would be, the length of the body included but not the body.
+// appendPlain answers a request that is no upgrade. RFC 9110 §9.3.2: the answer to a HEAD is that to a GET,
+// including the body's length but without the body.
 func (h *Handshaker) appendPlain(dst []byte, r *httpRequest) ([]byte, Verdict) {
 	next, connection := Closing, lineEnds
 	if r.persists() {
@@ -242,9 +237,8 @@ func (h *Handshaker) appendPlain(dst []byte, r *httpRequest) ([]byte, Verdict) {
 	return dst, Verdict{Next: next, Status: 200}
 }
 
-// appendCORS lets the pages that may open a WebSocket read the answer too.
-// Vary keeps caches from giving one page the answer made for another, so it
-// stands there whether this Origin matches or not.
+// appendCORS lets pages that may open a WebSocket read the answer too. Vary keeps caches from giving one page
+// the answer made for another. So it is sent whether this Origin matches or not.
 func (h *Handshaker) appendCORS(dst []byte, r *httpRequest) []byte {
 	if h.gate.anyOrigin {
 		return append(dst, "Access-Control-Allow-Origin: *\r\n"...)
