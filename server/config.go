@@ -22,7 +22,7 @@ type Config struct {
 	Port           int           `env:"PORT" envDefault:"8080" help:"TCP port to listen on, 0 to 65535; 0 takes a free one"`
 	AdminSecret    Secret        `env:"ADMIN_SECRET" help:"peers must offer it in Sec-WebSocket-Protocol; none lets everybody in"`
 	AllowedOrigins []string      `env:"ALLOWED_ORIGINS" help:"comma-separated origins that pages may connect from, such as https://example.com; none or * means any"`
-	CheckInterval  Interval      `env:"CONNECTION_CHECK_INTERVAL" envDefault:"30000" help:"time between two pings; who says nothing in between is closed; milliseconds, or a duration such as 30s; 10ms to 24h"`
+	CheckInterval  Interval      `env:"CONNECTION_CHECK_INTERVAL" envDefault:"30000" help:"time between two pings; a peer that says nothing in between is closed; milliseconds, or a duration such as 30s; 10ms to 24h"`
 	HandshakeTime  Interval      `env:"HANDSHAKE_TIMEOUT" envDefault:"10s" help:"time from accept to the complete request header; milliseconds, or a duration; 100ms to 1h"`
 	MaxMessage     int           `env:"MAX_MESSAGE_BYTES" envDefault:"1048576" help:"largest message, in bytes; 1 to 67108864"`
 	MaxQueue       int           `env:"MAX_QUEUE_BYTES" help:"bytes that may wait for a peer that does not read, before it is closed; at least MAX_MESSAGE_BYTES + 65536; default that, or 1048576 if it is less"`

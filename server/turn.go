@@ -1,0 +1,155 @@
+package server
+
+import (
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// How a connection is read and served, one turn at a time.
+
+// onReady handles an event of p.
+func (l *loop) onReady(p *peer, events uint32) {
+	toRead := events&^unix.EPOLLOUT != 0
+	if events&unix.EPOLLOUT != 0 && p.flushQueue() {
+		switch p.phase {
+		case phaseHead:
+			toRead = true // turn does not read p while an answer waits
+		case phaseFinishing:
+			l.finished(p)
+		}
+	}
+	if events&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR|unix.EPOLLPRI) != 0 {
+		p.readOn = true
+	}
+	if toRead && !p.inTurns {
+		l.turn(p)
+	}
+}
+
+// giveTurns gives each peer in turns a turn. A peer whose room is full keeps its place until the room has
+// been flushed. A peer that fills the room again then comes after those that waited.
+func (l *loop) giveTurns() {
+	turns := l.turns
+	l.turns = l.spareTurns[:0]
+	waiting := turns[:0]
+	for _, p := range turns {
+		if p.mustWait() {
+			waiting = append(waiting, p)
+			continue
+		}
+		p.inTurns = false
+		l.turn(p)
+	}
+	again := l.turns
+	l.turns = append(waiting, again...)
+	clear(turns[min(len(l.turns), len(turns)):])
+	clear(again)
+	l.spareTurns = again[:0]
+}
+
+// mustWait reports whether p must not be read now because its room is full. This holds a fast sender back by
+// its own socket instead of by using memory.
+func (p *peer) mustWait() bool { return p.phase == phaseOpen && p.Room().Full() }
+
+// turn reads p and serves its input until there is no more, or p has had its share of the loop's time. In the
+// second case p has another turn in the next round.
+func (l *loop) turn(p *peer) {
+	defer l.recover(p)
+	l.work = turnWork
+	for {
+		switch {
+		case p.phase == phaseClosed:
+			return
+		case p.phase == phaseHead && p.waits():
+			return // no more answers until the client reads these; onReady goes on
+		case l.work <= 0, p.mustWait():
+			p.inTurns = true
+			l.turns = append(l.turns, p)
+			return
+		case p.in != nil && p.in.later != nil:
+			l.serveLater(p)
+			continue
+		}
+		window := l.in
+		if !p.large {
+			window = l.in[:readBytes]
+		}
+		n, err := receive(int(p.fd), window)
+		switch {
+		case n > 0:
+			rest := l.serve(p, window[:n])
+			l.work -= n/bytesPerWork + receiveWork
+			if len(rest) > 0 {
+				p.input().later = appendTo(nil, rest, len(rest))
+			} else if n < len(window) && !p.readOn {
+				return // all is read: later input causes another event
+			}
+		case err == syscall.EAGAIN:
+			return
+		case err == syscall.EINTR:
+		default:
+			l.readEnd(p, err != 0)
+			return
+		}
+	}
+}
+
+// serveLater serves input that an earlier turn left.
+func (l *loop) serveLater(p *peer) {
+	in := p.in
+	x, from := in.later, in.laterFrom
+	in.later, in.laterFrom = nil, 0 // x must not be released while it is served
+	rest := l.serve(p, x.b[from:])
+	if len(rest) == 0 {
+		putBuffer(x)
+		return
+	}
+	in = p.input()
+	in.later, in.laterFrom = x, len(x.b)-len(rest)
+}
+
+// serve handles data from p. It returns the end of data that is not handled because the turn's work is done
+// or the room is full. It writes to data.
+func (l *loop) serve(p *peer, data []byte) (rest []byte) {
+	p.heard = true
+	for len(data) > 0 && l.work > 0 && !p.mustWait() {
+		switch p.phase {
+		case phaseHead:
+			data = l.head(p, data)
+		case phaseOpen:
+			data = l.nextFrame(p, data)
+		case phaseCloseSent:
+			data = l.skipFrame(p, data)
+		default:
+			data = nil
+		}
+		if len(l.out) > maxReplies {
+			l.reply(p)
+		}
+	}
+	l.reply(p)
+	if l.answered {
+		l.answered = false
+		if p.phase == phaseHead { // the next request has the whole HANDSHAKE_TIMEOUT again
+			l.srv.wheels[phaseHead].Remove(p)
+			l.srv.wheels[phaseHead].Add(p)
+		}
+	}
+	p.releaseInputIfEmpty()
+	return data
+}
+
+// maxReplies bounds out, in bytes: above it, replies are sent before more input is handled.
+const maxReplies = 16 << 10
+
+// reply sends the replies gathered in out.
+func (l *loop) reply(p *peer) {
+	if len(l.out) == 0 {
+		return
+	}
+	if p.phase < phaseCloseSent {
+		p.send(l.out)
+	}
+	l.out = l.out[:0]
+}
