@@ -115,8 +115,8 @@ func (l *loop) close(p *peer) {
 		p.logClosed(e)
 	}
 	was := p.phase
-	if p.Room() != nil {
-		p.leave() // Leave does nothing if p has left already
+	if was <= phaseOpen && p.Room() != nil { // a panic may have left it in its room before it was open
+		p.leave()
 	}
 	p.mu.Lock()
 	p.phase = phaseClosed
