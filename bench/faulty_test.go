@@ -33,6 +33,13 @@ type faultyPeer struct {
 func (r *faulty) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	q := req.URL.Query()
 	p := &faultyPeer{room: q.Get("relayId"), id: q.Get("peerId")}
+	r.mu.Lock()
+	refused := r.fault == "refuse" && r.count > 100
+	r.mu.Unlock()
+	if refused {
+		http.Error(w, "full", http.StatusServiceUnavailable)
+		return
+	}
 	conn, err := websocket.Accept(w, req, nil)
 	if err != nil {
 		return

@@ -150,10 +150,10 @@ func onlyReport(t *testing.T, out string) *report.Report {
 // TestRunEveryKind measures two servers in a scenario of every kind, on real sockets.
 func TestRunEveryKind(t *testing.T) {
 	r, v := measure(t, 0, "-servers=", itself(t, "a", "relay {port}"), itself(t, "b", "relay {port}"), "-against=b",
-		"-run", "^(pair|calm|connect|idle)$", "-duration", "100ms", "-warmup", "10ms", "-rounds", "1",
+		"-run", "^(pair|churn|calm|connect|idle)$", "-duration", "100ms", "-warmup", "10ms", "-rounds", "1",
 		"-conns", "90", "-heartbeat", "100ms")
-	if len(r.Scenarios) != 4 || r.Interrupted || r.Against != "b" {
-		t.Fatalf("%d scenarios, interrupted: %v, against %s; want 4, false, b", len(r.Scenarios), r.Interrupted, r.Against)
+	if len(r.Scenarios) != 5 || r.Interrupted || r.Against != "b" {
+		t.Fatalf("%d scenarios, interrupted: %v, against %s; want 5, false, b", len(r.Scenarios), r.Interrupted, r.Against)
 	}
 	counts := !strings.Contains(strings.Join(r.Notes, ""), "System calls could not be counted")
 	for _, s := range r.Scenarios {
@@ -216,6 +216,7 @@ func TestRunFailsOnFaults(t *testing.T) {
 	f("chat", "crash", "faulty ended (exit status 7); its last lines: a crash to order")
 	f("calm", "leak", "lost")
 	f("pair", "binary", "corrupted")
+	f("churn", "refuse", "not back")
 }
 
 // TestRunWithServersThatDoNotRun: one that cannot be measured is a failure that says why; the others are measured.
@@ -312,7 +313,7 @@ func waitFor(t *testing.T, what string, holds func() bool) {
 // pattern, large ones; and heartbeats.
 func TestBuiltInServers(t *testing.T) {
 	r, _ := measure(t, 0, "-servers=relaygate,gws,gorilla,nbhttp", "-repo=..", "-bin", t.TempDir(),
-		"-run", "^(chat|direct|big-16k|connect|idle|loops-giant)$", "-rounds=1", "-duration=200ms", "-conns=300", "-heartbeat=300ms")
+		"-run", "^(chat|direct|star|big-256k|churn|connect|idle|loops-giant)$", "-rounds=1", "-duration=200ms", "-conns=300", "-heartbeat=300ms")
 	for _, s := range r.Scenarios {
 		for _, res := range s.Results {
 			m := res.Rounds[0].Metrics

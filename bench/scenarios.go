@@ -18,7 +18,7 @@ type scenario struct {
 	measure func(s *session, ctx context.Context, sc *scenario, r *report.Round) error
 
 	shape   load.Shape
-	rate    float64 // messages per second (open loops)
+	rate    float64 // messages per second (open loops), or peers that leave
 	primary []string
 	loops   bool // compares relaygate with one event loop and with two, not servers
 	all     bool // measured on every server, those too that are left out elsewhere to save time
@@ -63,9 +63,24 @@ var scenarios = []*scenario{
 		shape: load.Shape{Rooms: 200, Peers: 2, Senders: 2, Window: 1, Size: small},
 	},
 	{
+		name: "star", title: "many to one and back", primary: cost,
+		about: "4 rooms of 100; 99 send to the hub by targetPeerId, which answers each",
+		shape: load.Shape{Rooms: 4, Peers: 100, Senders: 99, Window: 1, Size: small, Star: true},
+	},
+	{
 		name: "big-16k", title: "rooms of 10, 16 KiB", primary: cost,
 		about: "20 rooms of 10; one sender per room, one binary message of 16 KiB in flight",
 		shape: load.Shape{Rooms: 20, Peers: 10, Senders: 1, Window: 1, Size: 16 << 10, Binary: true},
+	},
+	{
+		name: "big-256k", title: "rooms of 10, 256 KiB", primary: cost,
+		about: "5 rooms of 10; one sender per room, one binary message of 256 KiB in flight",
+		shape: load.Shape{Rooms: 5, Peers: 10, Senders: 1, Window: 1, Size: 256 << 10, Binary: true},
+	},
+	{
+		name: "churn", title: "rooms of 10, peers come and go", primary: cost, rate: 1000,
+		about: "50 rooms of 10 as in rooms of 10, while 1,000 peers per second leave and come back (2 of each room take turns); their handshakes are in the CPU time",
+		shape: load.Shape{Rooms: 50, Peers: 10, Loose: 2, Senders: 1, Window: 1, Size: small},
 	},
 	{
 		name: "calm", title: "rooms of 10, calm", primary: []string{report.CPUPerDelivery, report.P99}, quick: true,

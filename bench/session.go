@@ -130,6 +130,7 @@ func (s *session) span(ctx context.Context, d time.Duration, t *totals) error {
 	t.seconds += (to.Wall - from.Wall).Seconds()
 	t.delivered += float64(to.Delivered - from.Delivered)
 	t.reads += float64(to.Reads - from.Reads)
+	t.joins += float64(to.Joins - from.Joins)
 	t.cpu += (to.ServerCPU - from.ServerCPU).Seconds()
 	t.load += (to.CPU - from.CPU).Seconds()
 	return nil
@@ -137,8 +138,8 @@ func (s *session) span(ctx context.Context, d time.Duration, t *totals) error {
 
 // totals is what was counted in spans; a measurement may consist of several.
 type totals struct {
-	seconds, delivered, reads float64
-	cpu, load, all            float64 // CPU seconds: of the server, of the load, and of everything on the machine
+	seconds, delivered, reads, joins float64
+	cpu, load, all                   float64 // CPU seconds: of the server, of the load, and of everything on the machine
 }
 
 // loadFull is the share of its CPUs at which the load may be what limits a closed loop, unless the server is as busy.
@@ -149,6 +150,9 @@ func (s *session) measured(r *report.Round, t *totals) {
 	r.Metrics[report.Deliveries] = t.delivered / t.seconds
 	if t.reads > 0 {
 		r.Metrics[report.PerRead] = t.delivered / t.reads
+	}
+	if t.joins > 0 {
+		r.Metrics[report.Joins] = t.joins / t.seconds
 	}
 	r.Metrics[report.LoadCPU] = t.load / t.seconds / float64(len(s.load))
 	r.LoadBound = r.Metrics[report.LoadCPU] > loadFull

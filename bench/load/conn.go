@@ -17,6 +17,7 @@ const (
 	dialing          // connect under way
 	upgrading        // request written
 	open             // frames
+	leaving          // close frame sent
 )
 
 // conn is one peer's socket. Its index is also the peer's index in the ledger.
@@ -80,6 +81,10 @@ func (w *worker) consume(i int32, b []byte) error {
 			return err
 		}
 		c.state = open
+		w.marks.Joins++
+		if !w.led.members[i].steady {
+			w.away--
+		}
 		w.dialer.flying--
 		b = b[end+4:]
 	}

@@ -123,13 +123,19 @@ func (w *worker) upgrade(i int32) {
 	c.state = upgrading
 }
 
-// ended is called when a connection is over: refused, or closed by the relay.
+// ended is called when a connection is over: refused, or closed by the relay, which a peer that leaves has asked for.
 func (w *worker) ended(i int32, why error) {
 	c := &w.conns[i]
 	was := c.state
 	w.closeSocket(c, false)
-	if was == open {
-		w.led.members[i].steady = false
+	m := &w.led.members[i]
+	switch {
+	case was == leaving:
+		clear(m.seen)
+		w.dialer.queue = append(w.dialer.queue, i)
+		return
+	case was == open:
+		m.steady = false
 		w.led.v.add(Disconnected, 1, "peer %d was disconnected: %v", i, why)
 		return
 	}

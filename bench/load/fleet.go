@@ -23,6 +23,8 @@ type Shape struct {
 	Size    int  `json:"size"`   // bytes of payload
 	Binary  bool `json:"binary,omitempty"`
 	Direct  bool `json:"direct,omitempty"` // each sender has one recipient, named by targetPeerId; else its whole room
+	Star    bool `json:"star,omitempty"`   // senders send to the room's first peer, which answers each, both by targetPeerId
+	Loose   int  `json:"loose,omitempty"`  // peers per room, the last ones, which leave and come back
 }
 
 // Conns is the number of connections of the whole shape.
@@ -46,6 +48,7 @@ type Marks struct {
 	ServerCPU time.Duration // 0 without a process id
 	Delivered uint64        // valid copies received
 	Reads     uint64        // reads that brought something: how far the relay batched
+	Joins     uint64        // handshakes completed
 	Pings     uint64        // the relay's heartbeats, all answered
 }
 
@@ -201,7 +204,8 @@ func (f *Fleet) Greet(ctx context.Context, limit time.Duration) error {
 	return err
 }
 
-// Begin starts traffic: a closed loop, or rate messages per second in all.
+// Begin starts traffic: a closed loop, or rate messages per second in all. Where a shape has loose peers the loop is
+// closed, and rate is how many of them leave per second.
 func (f *Fleet) Begin(rate float64) {
 	f.do(func(w *worker) { w.start(rate / float64(len(f.workers))) })
 }
@@ -224,6 +228,7 @@ func (f *Fleet) Mark(pid int, at Edge) Marks {
 		t.ServerCPU += m.ServerCPU
 		t.Delivered += m.Delivered
 		t.Reads += m.Reads
+		t.Joins += m.Joins
 		t.Pings += m.Pings
 	}
 	return t
@@ -245,20 +250,28 @@ func (f *Fleet) Histograms() (latency, lag *hdrhistogram.Histogram) {
 // quiet is how long nothing may arrive before the rest counts as lost.
 const quiet = 2 * time.Second
 
-// Halt stops sending and waits until all copies have arrived, or nothing has arrived for a while. What broke the contract so far is the result.
+// Halt stops sending and waits until all copies have arrived and all who left are back, or nothing has happened for a
+// while. What broke the contract so far is the result.
 func (f *Fleet) Halt(ctx context.Context, limit time.Duration) (Violations, error) {
 	err := f.await(ctx, limit, func(w *worker) func() bool {
 		w.traffic.running = false
-		got, last := w.led.got, w.clock()
+		progress := func() uint64 { return w.led.got + w.marks.Joins }
+		at, last := progress(), w.clock()
 		return func() bool {
-			if w.led.got != got {
-				got, last = w.led.got, w.clock()
+			if progress() != at {
+				at, last = progress(), w.clock()
 			}
-			return w.led.got >= w.led.due || w.clock()-last > int64(quiet)
+			return w.led.got >= w.led.due && w.away == 0 || w.clock()-last > int64(quiet)
 		}
 	})
 	var v Violations
-	for _, part := range gather(f, func(w *worker) Violations { w.led.settle(); return w.led.v }) {
+	for _, part := range gather(f, func(w *worker) Violations {
+		if w.away > 0 {
+			w.led.v.add(Disconnected, w.away, "%d peers that left are not back: no answer to their close frame or their handshake", w.away)
+		}
+		w.led.settle()
+		return w.led.v
+	}) {
 		v.merge(part)
 	}
 	return v, err

@@ -73,6 +73,7 @@ type stream struct {
 	slot   int32 // index into each member's expectations
 	sender int32 // peer index
 	target int32 // peer index, or everyone
+	then   int32 // the stream whose next message follows a completed one: itself, or its answer
 	copies int32 // recipients whose copies complete a message
 	first  int32 // who should receive it: peers from first
 	past   int32 // to before past, the sender excepted
@@ -86,7 +87,9 @@ type member struct {
 	room uint32
 	// steady peers have been connected since their first handshake.
 	steady bool
-	// seen is the last sequence number by the stream's slot.
+	// loose peers leave and come back, so no message waits for them.
+	loose bool
+	// seen is the last sequence number by the stream's slot; 0: none since the handshake.
 	seen []uint32
 }
 
@@ -122,10 +125,16 @@ func (l *ledger) arrive(peer int32, h *msgHead) (counts, completed bool) {
 		return false, false
 	}
 	want := m.seen[s.slot] + 1
+	if m.loose && want == 1 {
+		want = h.seq // it has joined amid the stream
+	}
 	if h.seq != want && !l.outOfTurn(peer, h, want) {
 		return false, false
 	}
 	m.seen[s.slot] = max(m.seen[s.slot], h.seq)
+	if m.loose {
+		return true, false
+	}
 	l.got++
 	left := &s.left[h.seq%uint32(len(s.left))]
 	*left--
@@ -166,7 +175,7 @@ func (l *ledger) settle() {
 		s := &l.streams[i]
 		for p := s.first; p < s.past; p++ {
 			m := &l.members[p]
-			if p == s.sender && s.target != p || !m.steady || !l.members[s.sender].steady {
+			if m.loose || p == s.sender && s.target != p || !m.steady || !l.members[s.sender].steady {
 				continue
 			}
 			want := m.seen[s.slot] + 1

@@ -91,6 +91,24 @@ func TestLedgerTargeted(t *testing.T) {
 	}
 }
 
+// TestLedgerLoose: nobody waits for a peer that comes and goes, but what it gets from its first message on is checked.
+func TestLedgerLoose(t *testing.T) {
+	l := room(3)
+	l.members[2].loose, l.streams[0].copies, l.streams[0].left = true, 1, make([]int32, 5)
+	l.sendAll(5)
+	for _, seq := range []uint32{2, 4, 4} {
+		l.arrive(2, &msgHead{room: 1, seq: seq})
+	}
+	for seq := range uint32(5) {
+		if _, completed := l.arrive(1, &msgHead{room: 1, seq: seq + 1}); !completed {
+			t.Errorf("message %d waits for a loose peer", seq+1)
+		}
+	}
+	if v := l.finish(); !maps.Equal(v.Counts, map[string]uint64{Lost: 1, Duplicated: 1}) || l.got != l.due {
+		t.Errorf("got %+v, want one lost and one doubled; %d of %d copies", v, l.got, l.due)
+	}
+}
+
 func TestViolationsMerge(t *testing.T) {
 	var a, b Violations
 	a.add(Lost, 1, "a")

@@ -8,45 +8,66 @@ import (
 // build adds the rooms of a shape, their peers and the streams between them, and queues the peers for their handshakes.
 // nth is the first peer's number among all of the fleet, which decides its addresses.
 func (w *worker) build(s Shape, firstRoom uint32, nth int32) error {
-	if s.Rooms < 1 || s.Peers < 2 || s.Senders < 1 || s.Senders > s.Peers {
+	if s.Rooms < 1 || s.Peers < 2 || s.Senders < 1 || s.Senders > s.Peers-s.Loose || s.Star && s.Senders == s.Peers {
 		return fmt.Errorf("a shape of %d rooms with %d peers, %d senders makes no sense", s.Rooms, s.Peers, s.Senders)
 	}
 	if s.Size < MinSize || s.Size > MaxSize || w.shape.Size != 0 && w.shape.Size != s.Size {
 		return fmt.Errorf("messages of %d bytes: want %d to %d, and one size in a fleet", s.Size, MinSize, MaxSize)
 	}
 	w.shape = s
+	pairs := s.pairs()
 	for r := range s.Rooms {
 		room, first := firstRoom+uint32(r), int32(len(w.conns))
-		seen := make([]uint32, s.Senders*s.Peers)
+		seen := make([]uint32, len(pairs)*s.Peers)
 		for p := range s.Peers {
 			i := int32(len(w.conns))
 			key := [4]byte{byte(i>>24) ^ 0x5a, byte(i>>16) ^ 0xa5, byte(i>>8) ^ 0x3c, byte(i) | 1}
 			w.conns = append(w.conns, conn{fd: -1, key: key, nth: nth})
-			w.led.members = append(w.led.members, member{room: room, steady: true, seen: seen[p*s.Senders : (p+1)*s.Senders]})
+			w.led.members = append(w.led.members, member{
+				room: room, steady: true, loose: p >= s.Peers-s.Loose, seen: seen[p*len(pairs) : (p+1)*len(pairs)],
+			})
 			w.dialer.queue = append(w.dialer.queue, i)
 			nth++
 		}
-		w.addStreams(s, room, first)
+		for slot, pair := range pairs {
+			w.addStream(&s, room, first, int32(slot), pair[0], pair[1])
+		}
 	}
 	return nil
 }
 
-// addStreams makes the streams of one room, whose peers start at first.
-func (w *worker) addStreams(s Shape, room uint32, first int32) {
-	peers := int32(s.Peers)
+// pairs are the sender and the target, or everyone, of each of a room's streams.
+func (s *Shape) pairs() (out [][2]int32) {
 	for p := range int32(s.Senders) {
-		x := stream{
-			room: room, slot: p, sender: first + p, target: everyone, copies: peers - 1, next: 1,
-			first: first, past: first + peers, left: make([]int32, max(s.Window, 1)),
+		switch {
+		case s.Star:
+			out = append(out, [2]int32{p + 1, 0}, [2]int32{0, p + 1})
+		case s.Direct:
+			out = append(out, [2]int32{p, (p + 1) % int32(s.Peers)})
+		default:
+			out = append(out, [2]int32{p, everyone})
 		}
-		if s.Direct {
-			x.target = first + (p+1)%peers
-			x.copies, x.first, x.past = 1, x.target, x.target+1
-		}
-		payload := appendMessage(nil, s.Size, room, uint32(len(w.led.streams)), int(x.target))
-		x.stamp = newStamp(s.opcode(), w.conns[x.sender].key, payload, s.Direct)
-		w.led.streams = append(w.led.streams, x)
 	}
+	return out
+}
+
+// addStream makes one stream of a room, whose peers start at first.
+func (w *worker) addStream(s *Shape, room uint32, first, slot, from, to int32) {
+	n := int32(len(w.led.streams))
+	x := stream{
+		room: room, slot: slot, sender: first + from, target: everyone, then: n, copies: int32(s.Peers - s.Loose - 1), next: 1,
+		first: first, past: first + int32(s.Peers), left: make([]int32, max(s.Window, 1)),
+	}
+	if to != everyone {
+		x.target = first + to
+		x.copies, x.first, x.past = 1, x.target, x.target+1
+	}
+	if s.Star {
+		x.then = n ^ 1 // question and answer stand beside each other
+	}
+	payload := appendMessage(nil, s.Size, room, uint32(n), int(x.target))
+	x.stamp = newStamp(s.opcode(), w.conns[x.sender].key, payload, to != everyone)
+	w.led.streams = append(w.led.streams, x)
 }
 
 // opcode is that of the shape's messages.
@@ -60,26 +81,29 @@ func (s *Shape) opcode() byte {
 // traffic is what the worker is sending, and when the next message is due.
 type traffic struct {
 	running bool
-	rate    float64 // messages per second, 0: closed loop
+	closed  bool    // a message follows the completed one before
+	rate    float64 // else messages per second; of a closed loop the peers that leave
 	began   int64   // first message's intended time
-	sent    uint64  // messages since then
+	sent    uint64  // messages, or peers that left, since then
 }
 
 // start begins the traffic. In a closed loop every stream puts its window on the way and then follows completions.
 func (w *worker) start(rate float64) {
 	w.now = w.clock()
-	w.traffic = traffic{running: true, rate: rate, began: w.now}
-	if rate > 0 {
+	w.traffic = traffic{running: true, closed: rate == 0 || w.shape.Loose > 0, rate: rate, began: w.now}
+	if !w.traffic.closed {
 		return
 	}
 	for range max(w.shape.Window, 1) {
 		for n := range w.led.streams {
-			w.send(int32(n), w.now)
+			if w.led.streams[n].then >= int32(n) { // an answer has to wait
+				w.send(int32(n), w.now)
+			}
 		}
 	}
 }
 
-// due sends what the open loop's clock asks for and returns the time of the next message. A message keeps its intended
+// due sends what the clock asks for, or lets peers leave, and returns the time of the next one. A message keeps its intended
 // time, however late it is sent: waiting in the load counts as the relay's latency would.
 func (w *worker) due() int64 {
 	t := &w.traffic
@@ -91,6 +115,10 @@ func (w *worker) due() int64 {
 		at := t.began + int64(float64(t.sent)*1e9/t.rate)
 		if at > w.now {
 			return at
+		}
+		if t.closed {
+			w.leave()
+			continue
 		}
 		if w.records(at) {
 			_ = w.lag.RecordValue(w.now - at)
@@ -118,16 +146,32 @@ func (w *worker) arrived(i int32, h *msgHead) {
 		return
 	}
 	w.marks.Delivered++
-	if w.traffic.rate > 0 && w.records(h.sent) {
+	if !w.traffic.closed && w.records(h.sent) {
 		_ = w.latency.RecordValue(w.now - h.sent)
 	}
 	if !completed {
 		return
 	}
-	if w.traffic.running && w.traffic.rate == 0 {
-		w.send(int32(h.stream), w.now)
+	if w.traffic.running && w.traffic.closed {
+		w.send(w.led.streams[h.stream].then, w.now)
 	} else if w.once > 0 {
 		w.once--
 		w.send(int32(w.once), w.now)
+	}
+}
+
+// leave lets the next loose peer that is there go, with a close frame as a browser sends it. The relay's answer brings it
+// back.
+func (w *worker) leave() {
+	for range w.conns {
+		w.leaver = (w.leaver + 1) % int32(len(w.conns))
+		m, c := &w.led.members[w.leaver], &w.conns[w.leaver]
+		if m.loose && c.state == open {
+			c.out = appendClientFrame(c.out, opClose, c.key, []byte{0x03, 0xe8})
+			c.state, m.steady = leaving, false
+			w.away++
+			w.touch(w.leaver)
+			return
+		}
 	}
 }

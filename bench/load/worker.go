@@ -36,8 +36,10 @@ type worker struct {
 	dialer  dialer
 	traffic traffic
 	marks   Marks
-	pongs   int // answers to Greet
-	once    int // streams that Once has still to send on
+	away    int   // peers that left and are not back
+	leaver  int32 // who left last
+	pongs   int   // answers to Greet
+	once    int   // streams that Once has still to send on
 	latency *hdrhistogram.Histogram
 	lag     *hdrhistogram.Histogram
 

@@ -21,7 +21,7 @@ func TestReceivingAllocatesNothing(t *testing.T) {
 	}
 	frame := serverFrame(0x81, appendMessage(nil, 128, 0, 0, everyone))
 	w.dirty = make([]int32, 0, 4)
-	w.traffic.running = true
+	w.traffic = traffic{running: true, closed: true}
 	w.conns[0].out = make([]byte, 0, 4096)
 	w.send(0, 0)
 	seq := w.led.streams[0].next - 1

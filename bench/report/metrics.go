@@ -11,6 +11,7 @@ const (
 	Deliveries        = "deliveries_per_s"
 	WritesPerDelivery = "writes_per_delivery"
 	CallsPerDelivery  = "syscalls_per_delivery"
+	Joins             = "joins_per_s"
 	P50               = "p50_ms"
 	P99               = "p99_ms"
 	Lag               = "load_lag_p99_ms"
@@ -52,6 +53,7 @@ var Metrics = []Metric{
 	{Lag, "load's own lateness, 99th percentile", "ms", 0, 3, 0},
 	{WritesPerDelivery, "writes per delivery", "", -1, 3, 0},
 	{CallsPerDelivery, "system calls per delivery", "", -1, 3, 0},
+	{Joins, "joins per second", "", 0, 0, 0},
 	{PerRead, "messages per read of a recipient", "", 0, 1, 0},
 	{RateKept, "rate kept", "%", 1, 1, 100},
 	{Handshakes, "handshakes per second", "", 1, 0, 0},
