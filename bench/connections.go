@@ -48,7 +48,7 @@ func (s *session) broadcast(ctx context.Context, r *report.Round) error {
 // settle is a pause before memory is read, for what the server does after a burst.
 const settle = 300 * time.Millisecond
 
-// idle reads memory with none, half and all of the peers, then the cost of heartbeats, then checks that everybody is still
+// idle reads memory with none, half and all of the peers, then the cost of heartbeats where it is asked for, then checks that everybody is still
 // served.
 func (s *session) idle(ctx context.Context, sc *scenario, r *report.Round) error {
 	b, shape := s.b, sc.shape
@@ -72,12 +72,13 @@ func (s *session) idle(ctx context.Context, sc *scenario, r *report.Round) error
 		peers += float64(shape.Conns())
 		at[i].peers, at[i].bytes = peers, resident(s.pid)-empty
 	}
-	if err := s.heartbeats(ctx, r, peers); err != nil {
-		return err
+	if sc.pings {
+		if err := s.heartbeats(ctx, r, peers); err != nil {
+			return err
+		}
 	}
 	r.Metrics[report.KernelPerPeer] = (kernelMemory() - kernel) / peers
 	if empty > 0 {
-		// Every peer has been pinged once and has answered.
 		each, slope := (resident(s.pid)-empty)/peers, (at[1].bytes-at[0].bytes)/(at[1].peers-at[0].peers)
 		const least = 100 // a peer's record and buffers cannot be less
 		if s.proc == nil && each < max(0.8*slope, least) {

@@ -94,7 +94,7 @@ func TestLedgerTargeted(t *testing.T) {
 // TestLedgerLoose: nobody waits for a peer that comes and goes, but what it gets from its first message on is checked.
 func TestLedgerLoose(t *testing.T) {
 	l := room(3)
-	l.members[2].loose, l.streams[0].copies = true, 1
+	l.members[2].loose, l.streams[0].copies, l.streams[0].left = true, 1, make([]int32, 5)
 	l.sendAll(5)
 	for _, seq := range []uint32{2, 4, 4} {
 		l.arrive(2, &msgHead{room: 1, seq: seq})
