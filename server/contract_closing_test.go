@@ -192,7 +192,7 @@ func TestDrain(t *testing.T) {
 	}
 }
 
-// A farewell that falls into the middle of a peer's frame: the rest of it is thrown
+// A close that falls into the middle of a peer's frame: the rest of it is thrown
 // away, and the peer's close frame behind it is seen.
 func TestDrainMidFrame(t *testing.T) {
 	s, drain := drainable(t)

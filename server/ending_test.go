@@ -88,7 +88,7 @@ func waitForInput(t *testing.T, s *Server, c *raw) {
 	eventually(t, "a byte is read", func() bool { return unread(t, int(p.fd)) == 0 })
 }
 
-// TestHalfClosedBehindAQueue: a peer that says farewell and shuts its side still
+// TestHalfClosedBehindAQueue: a peer that sends a close frame and shuts its side still
 // gets what waits for it, and the answer.
 func TestHalfClosedBehindAQueue(t *testing.T) {
 	s := start(t)
