@@ -18,6 +18,9 @@ const (
 	queueHeadroom = 64 << 10 // MAX_QUEUE_BYTES must be at least this much above MAX_MESSAGE_BYTES
 	maxMaxQueue   = 1 << 30
 	maxEventLoops = 1024
+	maxCount      = 1_000_000_000     // of connections, peers and relays, and per second
+	maxByteRate   = 1_000_000_000_000 // bytes per second
+	minBudget     = 64 << 20
 )
 
 // check validates the settings that could be read and collects their faults.
@@ -50,7 +53,60 @@ func (c *check) all(cfg *Config) {
 	if !c.unread["LOG_LEVEL"] && (cfg.LogLevel < zapcore.DebugLevel || cfg.LogLevel > zapcore.ErrorLevel) {
 		c.bad("LOG_LEVEL", fmt.Sprintf("%q", c.set["LOG_LEVEL"]), "is %v", errNoLevel)
 	}
+	c.proxy(cfg)
+	c.admission(cfg)
+	if z := cfg.MemoryBudget; !c.unread["MEMORY_BUDGET"] && z.Percent == 0 && z.Bytes != 0 && z.Bytes < minBudget {
+		c.bad("MEMORY_BUDGET", c.set["MEMORY_BUDGET"], "is less than 64MiB")
+	}
+	c.interval("DRAIN_DELAY", cfg.DrainDelay, "0s", "10m")
+	c.interval("DRAIN_PERIOD", cfg.DrainPeriod, "0s", "10m")
 	cfg.warnings = c.warnings(cfg)
+}
+
+func (c *check) proxy(cfg *Config) {
+	const variable = "TRUSTED_PROXIES"
+	switch off := cfg.ProxyProtocol == ProxyOff; {
+	case c.unread["PROXY_PROTOCOL"] || c.unread[variable]:
+	case !off && len(cfg.TrustedProxies) == 0:
+		c.bad(variable, "nothing", "is not enough for PROXY_PROTOCOL=%s: without a list, any client could name any address", cfg.ProxyProtocol)
+	case off && len(cfg.TrustedProxies) > 0:
+		c.bad(variable, fmt.Sprintf("%q", c.set[variable]), "has no effect: PROXY_PROTOCOL is off")
+	}
+}
+
+// admission validates the limits of connections and rates, and fills in the defaults of bursts.
+func (c *check) admission(cfg *Config) {
+	if c.set["MAX_CONNECTIONS"] == "" {
+		cfg.MaxConnections = UnsetConnections
+	} else {
+		c.number("MAX_CONNECTIONS", cfg.MaxConnections, 0, maxCount)
+	}
+	c.number("MAX_CONNECTIONS_PER_IP", cfg.MaxConnectionsPerIP, 0, maxCount)
+	c.number("MAX_ROOM_PEERS", cfg.MaxRoomPeers, 0, maxCount)
+	c.number("MAX_ROOMS_PER_IP", cfg.MaxRoomsPerIP, 0, maxCount)
+	c.rate("CONNECT", cfg.ConnectRate, &cfg.ConnectBurst, cfg.ConnectRate, maxCount)
+	c.rate("MESSAGE", cfg.MessageRate, &cfg.MessageBurst, 2*cfg.MessageRate, maxCount)
+	c.rate("BYTE", cfg.ByteRate, &cfg.ByteBurst, max(2*cfg.ByteRate, cfg.MaxMessage), maxByteRate)
+	c.rate("ROOM_BYTE", cfg.RoomByteRate, &cfg.RoomByteBurst, max(2*cfg.RoomByteRate, cfg.MaxMessage), maxByteRate)
+}
+
+// rate validates the variables name_RATE and name_BURST. usual is the burst if none is set.
+func (c *check) rate(name string, rate int, burst *int, usual, most int) {
+	rateName, burstName := name+"_RATE", name+"_BURST"
+	if !c.number(rateName, rate, 0, most) {
+		return
+	}
+	switch value, isSet := c.set[burstName]; {
+	case !isSet:
+		*burst = 0
+		if rate > 0 {
+			*burst = usual
+		}
+	case rate == 0 && !c.unread[rateName]:
+		c.bad(burstName, value, "has no effect: %s is not set", rateName)
+	default:
+		c.number(burstName, *burst, 1, 10*most)
+	}
 }
 
 // number reports whether n is in its range. A value that could not be read passes.
@@ -119,13 +175,15 @@ func (c *check) origins(listed []string) (origins []string) {
 // warnings finds intervals below a second without a unit: a user who writes 30 most likely means seconds.
 func (c *check) warnings(cfg *Config) (warnings []string) {
 	f := func(variable string, d Interval) {
-		if n := c.set[variable]; isNumber(n) && time.Duration(d) < time.Second && !c.unread[variable] {
+		if n := c.set[variable]; isNumber(n) && d > 0 && time.Duration(d) < time.Second && !c.unread[variable] {
 			warnings = append(warnings, fmt.Sprintf(
 				"%s: %s without a unit is %v; write %ss if seconds are meant, %v if not", variable, n, d, n, d))
 		}
 	}
 	f("CONNECTION_CHECK_INTERVAL", cfg.CheckInterval)
 	f("HANDSHAKE_TIMEOUT", cfg.HandshakeTime)
+	f("DRAIN_DELAY", cfg.DrainDelay)
+	f("DRAIN_PERIOD", cfg.DrainPeriod)
 	return warnings
 }
 

@@ -11,33 +11,43 @@ import (
 type closeCause uint8
 
 const (
-	closedGone      closeCause = iota // the socket closed or broke
-	closedByPeer                      // a close frame came
-	closedProtocol                    // RFC 6455 was violated
-	closedUTF8                        // text was not UTF-8
-	closedTooBig                      // over MAX_MESSAGE_BYTES
-	closedSlow                        // over MAX_QUEUE_BYTES
-	closedHeartbeat                   // nothing received for a whole interval
-	closedHandshake                   // no complete request in time
-	closedHTTP                        // an HTTP answer ended the connection
-	closedDrain                       // the process was asked to stop
-	closedPanic                       // a bug in relaygate
+	closedGone        closeCause = iota // the socket closed or broke
+	closedByPeer                        // a close frame came
+	closedProtocol                      // RFC 6455 was violated
+	closedUTF8                          // text was not UTF-8
+	closedTooBig                        // over MAX_MESSAGE_BYTES
+	closedSlow                          // over MAX_QUEUE_BYTES
+	closedHeartbeat                     // nothing received for a whole interval
+	closedHandshake                     // no complete request in time
+	closedHTTP                          // an HTTP answer ended the connection
+	closedRate                          // over MESSAGE_RATE, BYTE_RATE or ROOM_BYTE_RATE for too long
+	closedMemory                        // it held most when MEMORY_BUDGET was used up
+	closedProxyHeader                   // PROXY header malformed or missing
+	closedUntrusted                     // PROXY header from an address that is not in TRUSTED_PROXIES
+	closedOverLimit                     // over a limit by so much that not even a refusal was sent
+	closedDrain                         // the process was asked to stop
+	closedPanic                         // a bug in relaygate
 
 	closeCauses
 )
 
 var closeCauseText = [closeCauses]string{
-	closedGone:      "gone",
-	closedByPeer:    "peer",
-	closedProtocol:  "protocol",
-	closedUTF8:      "utf8",
-	closedTooBig:    "message_too_big",
-	closedSlow:      "slow",
-	closedHeartbeat: "heartbeat_timeout",
-	closedHandshake: "handshake_timeout",
-	closedHTTP:      "http",
-	closedDrain:     "drain",
-	closedPanic:     "panic",
+	closedGone:        "gone",
+	closedByPeer:      "peer",
+	closedProtocol:    "protocol",
+	closedUTF8:        "utf8",
+	closedTooBig:      "message_too_big",
+	closedSlow:        "slow",
+	closedHeartbeat:   "heartbeat_timeout",
+	closedHandshake:   "handshake_timeout",
+	closedHTTP:        "http",
+	closedRate:        "rate",
+	closedMemory:      "memory",
+	closedProxyHeader: "proxy_header",
+	closedUntrusted:   "untrusted_proxy",
+	closedOverLimit:   "over_limit",
+	closedDrain:       "drain",
+	closedPanic:       "panic",
 }
 
 func (c closeCause) String() string { return closeCauseText[c] }
@@ -50,6 +60,9 @@ type ending struct {
 	reason string // at most 123 bytes of UTF-8
 }
 
+// statusTryAgainLater is 1013 of the IANA registry of close codes.
+const statusTryAgainLater ws.StatusCode = 1013
+
 func protocolError(reason string) *ending {
 	return &ending{closedProtocol, ws.StatusProtocolError, reason}
 }
@@ -57,6 +70,8 @@ func protocolError(reason string) *ending {
 var (
 	closingHeartbeat     = &ending{closedHeartbeat, ws.StatusGoingAway, "heartbeat timeout"}
 	closingDrain         = &ending{closedDrain, ws.StatusGoingAway, "server is stopping"}
+	closingRate          = &ending{closedRate, ws.StatusPolicyViolation, "sent too fast for too long"}
+	closingMemory        = &ending{closedMemory, statusTryAgainLater, "the relay is short of memory"}
 	closingTooBig        = &ending{closedTooBig, ws.StatusMessageTooBig, "message too big"}
 	closingTextNotUTF8   = &ending{closedUTF8, ws.StatusInvalidFramePayloadData, "text is not UTF-8"}
 	closingReasonNotUTF8 = &ending{closedUTF8, ws.StatusInvalidFramePayloadData, "close reason is not UTF-8"}

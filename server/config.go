@@ -3,13 +3,11 @@ package server
 import (
 	"errors"
 	"fmt"
-	"math"
 	"net"
 	"reflect"
 	"runtime"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/caarlos0/env/v11"
 	"go.uber.org/zap/zapcore"
@@ -30,72 +28,33 @@ type Config struct {
 	LogLevel       zapcore.Level `env:"LOG_LEVEL" envDefault:"info" help:"debug, info, warn or error; debug logs every connection"`
 	LogFormat      LogFormat     `env:"LOG_FORMAT" envDefault:"json" help:"json or console"`
 
+	ProxyProtocol  ProxyMode `env:"PROXY_PROTOCOL" envDefault:"off" help:"off, optional or required: whether connections from TRUSTED_PROXIES begin with a PROXY protocol header (version 1 or 2) that names the client"`
+	TrustedProxies Prefixes  `env:"TRUSTED_PROXIES" help:"comma-separated addresses and CIDRs of the load balancers whose PROXY header is believed, such as 10.0.0.0/8; required unless PROXY_PROTOCOL is off"`
+
+	MaxConnections      int `env:"MAX_CONNECTIONS" help:"connections at once; more are refused with 503; 0 means any number; default the open-file limit less a reserve"`
+	MaxConnectionsPerIP int `env:"MAX_CONNECTIONS_PER_IP" envDefault:"0" help:"connections at once from one IPv4 address or one IPv6 /64; 0 means any number"`
+	MaxRoomPeers        int `env:"MAX_ROOM_PEERS" envDefault:"0" help:"peers at once in one relay; 0 means any number"`
+	MaxRoomsPerIP       int `env:"MAX_ROOMS_PER_IP" envDefault:"0" help:"relays in which one IPv4 address or one IPv6 /64 has peers at once; 0 means any number"`
+	ConnectRate         int `env:"CONNECT_RATE" envDefault:"0" help:"new connections per second; more wait for their turn, or are refused with 503 if that would take longer than HANDSHAKE_TIMEOUT; 0 means any number"`
+	ConnectBurst        int `env:"CONNECT_BURST" help:"connections that may come at once before CONNECT_RATE holds; default CONNECT_RATE"`
+	MessageRate         int `env:"MESSAGE_RATE" envDefault:"0" help:"messages per second from one peer; a faster one is held back, and closed after ten seconds of it; 0 means any number"`
+	MessageBurst        int `env:"MESSAGE_BURST" help:"messages that a peer may send at once before MESSAGE_RATE holds; default twice MESSAGE_RATE"`
+	ByteRate            int `env:"BYTE_RATE" envDefault:"0" help:"bytes of messages per second from one peer; as MESSAGE_RATE"`
+	ByteBurst           int `env:"BYTE_BURST" help:"bytes that a peer may send at once before BYTE_RATE holds; default twice BYTE_RATE, or MAX_MESSAGE_BYTES if that is more"`
+	RoomByteRate        int `env:"ROOM_BYTE_RATE" envDefault:"0" help:"bytes per second delivered in one relay, counted once for each recipient; its senders are held back, and closed after ten seconds of it; 0 means any number"`
+	RoomByteBurst       int `env:"ROOM_BYTE_BURST" help:"bytes that may be delivered in a relay at once before ROOM_BYTE_RATE holds; default twice ROOM_BYTE_RATE, or MAX_MESSAGE_BYTES if that is more"`
+
+	MemoryBudget Size `env:"MEMORY_BUDGET" envDefault:"60%" help:"memory of the whole process: bytes, such as 268435456, 256MiB or 4GiB, or a share of what the machine or its cgroup allows, such as 60%; at least 64MiB; 0 means no budget"`
+
+	DrainDelay  Interval `env:"DRAIN_DELAY" envDefault:"0s" help:"time after SIGTERM in which connections are still accepted, so that a balancer can notice that the relay is not ready; 0s to 10m"`
+	DrainPeriod Interval `env:"DRAIN_PERIOD" envDefault:"5s" help:"time over which the peers are closed after that; 0s to 10m"`
+	ReusePort   bool     `env:"REUSE_PORT" envDefault:"false" help:"true or false: whether another relaygate may listen on the same port, to take over from this one"`
+
 	warnings []string
 }
 
-// Secret is a text that must not appear in a log.
-type Secret string
-
-// String hides the secret.
-func (s Secret) String() string {
-	if s == "" {
-		return ""
-	}
-	return "***"
-}
-
-// Interval is a duration that can also be written as a plain number of milliseconds.
-type Interval time.Duration
-
-// UnmarshalText parses "30000" as milliseconds, or a duration such as "30s".
-func (d *Interval) UnmarshalText(text []byte) error {
-	s := string(text)
-	if isNumber(s) {
-		ms, err := strconv.ParseInt(s, 10, 64)
-		if err != nil || ms > int64(math.MaxInt64/time.Millisecond) {
-			*d = math.MaxInt64 // above every limit: check reports the range
-			return nil
-		}
-		*d = Interval(time.Duration(ms) * time.Millisecond)
-		return nil
-	}
-	v, err := time.ParseDuration(s)
-	if err != nil {
-		return errors.New("neither a number of milliseconds nor a duration such as 30s")
-	}
-	*d = Interval(v)
-	return nil
-}
-
-func (d Interval) String() string { return time.Duration(d).String() }
-
-// LogFormat is json or console.
-type LogFormat string
-
-// UnmarshalText accepts only json and console. It ignores case, as LOG_LEVEL does.
-func (f *LogFormat) UnmarshalText(text []byte) error {
-	switch s := strings.ToLower(string(text)); s {
-	case "json", "console":
-		*f = LogFormat(s)
-		return nil
-	}
-	return errors.New("neither json nor console")
-}
-
-// isNumber reports whether s consists of digits alone.
-func isNumber(s string) bool {
-	return s != "" && strings.Trim(s, "0123456789") == ""
-}
-
-// parseNumber reads a whole number. A number too large for an int becomes the largest int, so that check can
-// report the range.
-func parseNumber(s string) (any, error) {
-	if !isNumber(strings.TrimPrefix(s, "-")) {
-		return nil, errors.New("not a whole number")
-	}
-	n, _ := strconv.Atoi(s)
-	return n, nil
-}
+// UnsetConnections is Config.MaxConnections if MAX_CONNECTIONS is not set: the open-file limit decides.
+const UnsetConnections = -1
 
 // Address returns the address to listen on, as host:port.
 func (c *Config) Address() string {
@@ -125,7 +84,10 @@ func ParseConfig(environ []string) (Config, error) {
 	}
 	cfg, err := env.ParseAsWithOptions[Config](env.Options{
 		Environment: set,
-		FuncMap:     map[reflect.Type]env.ParserFunc{reflect.TypeFor[int](): parseNumber},
+		FuncMap: map[reflect.Type]env.ParserFunc{
+			reflect.TypeFor[int]():  parseNumber,
+			reflect.TypeFor[bool](): parseBool,
+		},
 	})
 	faults := unreadable(err, set)
 	c := check{set: set, unread: make(map[string]bool)}

@@ -15,6 +15,9 @@ import (
 var variables = []string{
 	"HOST", "PORT", "ADMIN_SECRET", "ALLOWED_ORIGINS", "CONNECTION_CHECK_INTERVAL", "HANDSHAKE_TIMEOUT",
 	"MAX_MESSAGE_BYTES", "MAX_QUEUE_BYTES", "EVENT_LOOPS", "LOG_LEVEL", "LOG_FORMAT",
+	"PROXY_PROTOCOL", "TRUSTED_PROXIES", "MAX_CONNECTIONS", "MAX_CONNECTIONS_PER_IP", "MAX_ROOM_PEERS", "MAX_ROOMS_PER_IP",
+	"CONNECT_RATE", "CONNECT_BURST", "MESSAGE_RATE", "MESSAGE_BURST", "BYTE_RATE", "BYTE_BURST",
+	"ROOM_BYTE_RATE", "ROOM_BYTE_BURST", "MEMORY_BUDGET", "DRAIN_DELAY", "DRAIN_PERIOD", "REUSE_PORT",
 }
 
 func TestConfigDefaults(t *testing.T) {
@@ -26,6 +29,11 @@ func TestConfigDefaults(t *testing.T) {
 		MaxQueue:      1<<20 + 64<<10,
 		LogLevel:      zapcore.InfoLevel,
 		LogFormat:     "json",
+
+		ProxyProtocol:  ProxyOff,
+		MaxConnections: UnsetConnections,
+		MemoryBudget:   Size{Percent: 60},
+		DrainPeriod:    Interval(5 * time.Second),
 	}
 	f := func(environ ...string) {
 		t.Helper()
@@ -124,6 +132,49 @@ func TestConfigValid(t *testing.T) {
 	f("LOG_FORMAT", "JSON", format, "json")
 	f("LOG_FORMAT", "Console", format, "console")
 	f("LOG_LEVEL", "INFO", level, "info")
+
+	mode := func(c Config) any { return string(c.ProxyProtocol) }
+	f("PROXY_PROTOCOL", "OFF", mode, "off")
+	f("MAX_CONNECTIONS", "0", func(c Config) any { return c.MaxConnections }, 0)
+	f("MAX_CONNECTIONS_PER_IP", "1000000000", func(c Config) any { return c.MaxConnectionsPerIP }, 1_000_000_000)
+	bursts := func(c Config) any {
+		return [...]int{c.ConnectBurst, c.MessageBurst, c.ByteBurst, c.RoomByteBurst}
+	}
+	f("CONNECT_RATE", "0", bursts, [...]int{0, 0, 0, 0})
+	f("CONNECT_RATE", "5", bursts, [...]int{5, 0, 0, 0})
+	f("MESSAGE_RATE", "5", bursts, [...]int{0, 10, 0, 0})
+	f("BYTE_RATE", "5", bursts, [...]int{0, 0, 1 << 20, 0})
+	f("BYTE_RATE", "1000000000000", bursts, [...]int{0, 0, 2_000_000_000_000, 0})
+	f("ROOM_BYTE_RATE", "1000000", bursts, [...]int{0, 0, 0, 2_000_000})
+	budget := func(c Config) any { return c.MemoryBudget.String() }
+	f("MEMORY_BUDGET", "0", budget, "0")
+	f("MEMORY_BUDGET", "67108864", budget, "67108864")
+	f("MEMORY_BUDGET", "64MiB", budget, "67108864")
+	f("MEMORY_BUDGET", "1 gib", budget, "1073741824")
+	f("MEMORY_BUDGET", "70%", budget, "70%")
+	f("DRAIN_DELAY", "0", func(c Config) any { return c.DrainDelay.String() }, "0s")
+	f("DRAIN_PERIOD", "10m", func(c Config) any { return c.DrainPeriod.String() }, "10m0s")
+	f("REUSE_PORT", "TRUE", func(c Config) any { return c.ReusePort }, true)
+}
+
+// Some settings need another.
+func TestConfigTogether(t *testing.T) {
+	f := func(want string, environ ...string) {
+		t.Helper()
+		_, err := ParseConfig(environ)
+		if got := faultNames(err); !slices.Equal(got, strings.Fields(want)) {
+			t.Errorf("%q: faults of %q, want %q", environ, got, want)
+		}
+	}
+	f("", "PROXY_PROTOCOL=required", "TRUSTED_PROXIES=10.0.0.0/8, ::1,,127.0.0.1")
+	f("TRUSTED_PROXIES", "PROXY_PROTOCOL=optional")
+	f("TRUSTED_PROXIES", "TRUSTED_PROXIES=127.0.0.1")
+	f("TRUSTED_PROXIES", "PROXY_PROTOCOL=optional", "TRUSTED_PROXIES=10.0.0.0/8,balancer")
+	f("PROXY_PROTOCOL", "PROXY_PROTOCOL=yes", "TRUSTED_PROXIES=127.0.0.1")
+	f("", "CONNECT_RATE=10", "CONNECT_BURST=1000")
+	f("CONNECT_BURST", "CONNECT_BURST=10")
+	f("MESSAGE_RATE", "MESSAGE_RATE=fast", "MESSAGE_BURST=10")
+	f("BYTE_BURST", "BYTE_RATE=1000", "BYTE_BURST=0")
 }
 
 func TestConfigInvalid(t *testing.T) {
@@ -150,6 +201,20 @@ func TestConfigInvalid(t *testing.T) {
 	f("MAX_QUEUE_BYTES", "0", "-1", "1", "1048576", "1114111", "1073741825", "2MiB", "99999999999999999999")
 	f("EVENT_LOOPS", "-1", "1025", "auto", "1.0")
 	f("LOG_LEVEL", "dpanic", "panic", "fatal", "trace", "verbose", "1")
+	f("PROXY_PROTOCOL", "on", "v2", "1")
+	f("TRUSTED_PROXIES", "a", "10.0.0.0/33", "10.0.0.1/8", "::ffff:10.0.0.0/104", "fe80::1%eth0", ",")
+	f("MAX_CONNECTIONS", "-1", "many", "1000000001")
+	f("MAX_CONNECTIONS_PER_IP", "-1")
+	f("MAX_ROOM_PEERS", "-1", "1.5")
+	f("MAX_ROOMS_PER_IP", "-1")
+	f("CONNECT_RATE", "-1", "10/s")
+	f("MESSAGE_RATE", "-1", "0.5")
+	f("BYTE_RATE", "-1", "1MiB", "1000000000001")
+	f("ROOM_BYTE_RATE", "-1")
+	f("MEMORY_BUDGET", "1", "63MiB", "0%", "101%", "-1", "4G", "lots", "99999999999999999999", "9999999999999GiB", "%", "MiB")
+	f("DRAIN_DELAY", "-1s", "11m")
+	f("DRAIN_PERIOD", "-1s", "601s", "slowly")
+	f("REUSE_PORT", "yes", "2", "on")
 	f("LOG_FORMAT", "text", "xml", "jsn", "json,console")
 }
 
@@ -237,14 +302,16 @@ func faultNames(err error) (names []string) {
 // All faults are reported at once, each with its variable's name, whether a value
 // cannot be read or is out of range.
 func TestConfigAllFaults(t *testing.T) {
+	right := []string{"CONNECT_RATE=5", "MESSAGE_RATE=5", "BYTE_RATE=5", "ROOM_BYTE_RATE=5"} // a burst without a rate has no effect
 	f := func(environ ...string) {
 		t.Helper()
 		_, err := ParseConfig(environ)
 		got := faultNames(err)
 		var want []string
 		for _, v := range environ {
-			name, _, _ := strings.Cut(v, "=")
-			want = append(want, name)
+			if name, _, _ := strings.Cut(v, "="); !slices.Contains(right, v) {
+				want = append(want, name)
+			}
 		}
 		slices.Sort(got)
 		slices.Sort(want)
@@ -256,6 +323,9 @@ func TestConfigAllFaults(t *testing.T) {
 	all := []string{
 		"HOST=a b", "PORT=http", "ADMIN_SECRET=" + secret, "ALLOWED_ORIGINS=,", "CONNECTION_CHECK_INTERVAL=often",
 		"HANDSHAKE_TIMEOUT=1", "MAX_MESSAGE_BYTES=0", "MAX_QUEUE_BYTES=x", "EVENT_LOOPS=9999", "LOG_LEVEL=fatal", "LOG_FORMAT=xml",
+		"PROXY_PROTOCOL=on", "TRUSTED_PROXIES=x", "MAX_CONNECTIONS=-1", "MAX_CONNECTIONS_PER_IP=x", "MAX_ROOM_PEERS=x",
+		"MAX_ROOMS_PER_IP=-1", "CONNECT_RATE=5", "CONNECT_BURST=0", "MESSAGE_RATE=5", "MESSAGE_BURST=x", "BYTE_RATE=5", "BYTE_BURST=-1",
+		"ROOM_BYTE_RATE=5", "ROOM_BYTE_BURST=0", "MEMORY_BUDGET=1", "DRAIN_DELAY=x", "DRAIN_PERIOD=1h", "REUSE_PORT=maybe",
 	}
 	if len(all) != len(variables) {
 		t.Fatalf("%d faults for %d variables", len(all), len(variables))
@@ -264,6 +334,9 @@ func TestConfigAllFaults(t *testing.T) {
 	f("PORT=x", "MAX_MESSAGE_BYTES=x", "EVENT_LOOPS=x", "LOG_LEVEL=x")
 	f("HANDSHAKE_TIMEOUT=0", "CONNECTION_CHECK_INTERVAL=0")
 	for i := range all { // a correct value does not hide the other faults
+		if slices.Contains(right, all[i]) {
+			continue
+		}
 		f(slices.Delete(slices.Clone(all), i, i+1)...)
 	}
 	if _, err := ParseConfig(all); strings.Contains(err.Error(), "hunter2") {

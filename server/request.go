@@ -17,7 +17,13 @@ func (l *loop) head(p *peer, data []byte) (rest []byte) {
 		in.part = appendTo(in.part, data[:min(len(data), upgrade.MaxHeadBytes-had)], upgrade.MaxHeadBytes)
 		block = in.part.b
 	}
+	before := len(l.out)
 	answer, n, v := l.handshaker.Answer(l.out, block, seen)
+	if v.Next == upgrade.Upgraded {
+		if why := l.srv.refuses(); why != "" {
+			answer, v = upgrade.AppendBusy(answer[:before], why, retryAfter())
+		}
+	}
 	l.out = answer
 	if n > 0 {
 		l.answer(p, v)

@@ -26,6 +26,15 @@ const (
 
 	// For a plain request.
 	refusedMethod Refusal = "method"
+
+	// For an upgrade that is right but comes at the wrong time. The caller decides: see AppendBusy.
+	BusyConnections   Refusal = "connections"    // MAX_CONNECTIONS
+	BusyConnectRate   Refusal = "connect_rate"   // CONNECT_RATE
+	BusyIPConnections Refusal = "ip_connections" // MAX_CONNECTIONS_PER_IP
+	BusyIPRooms       Refusal = "ip_rooms"       // MAX_ROOMS_PER_IP
+	BusyRoomPeers     Refusal = "room_peers"     // MAX_ROOM_PEERS
+	BusyMemory        Refusal = "memory"         // MEMORY_BUDGET
+	BusyDraining      Refusal = "draining"       // the process is about to end
 )
 
 // Refusals lists all of them, so that metrics can begin at zero.
@@ -33,6 +42,26 @@ var Refusals = [...]Refusal{
 	refusedNotHTTP, refusedHead, refusedHeadSize, refusedHTTPVersion,
 	refusedOrigin, refusedSecret, refusedPath, refusedID, refusedKey, refusedVersion, refusedBody,
 	refusedMethod,
+	BusyConnections, BusyConnectRate, BusyIPConnections, BusyIPRooms, BusyRoomPeers, BusyMemory, BusyDraining,
+}
+
+// busy holds the answers of AppendBusy. Limits of one client are answered with 429, all others with 503.
+var busy = map[Refusal]*denial{
+	BusyConnections:   {503, BusyConnections, "", "the relay is full"},
+	BusyConnectRate:   {503, BusyConnectRate, "", "too many connections are waiting"},
+	BusyIPConnections: {429, BusyIPConnections, "", "too many connections from this address"},
+	BusyIPRooms:       {429, BusyIPRooms, "", "too many relays from this address"},
+	BusyRoomPeers:     {503, BusyRoomPeers, "", "this relay is full"},
+	BusyMemory:        {503, BusyMemory, "", "the relay is short of memory"},
+	BusyDraining:      {503, BusyDraining, "", "the relay is stopping"},
+}
+
+// AppendBusy appends the answer to an upgrade that is refused for reason, one of the Busy ones. The client is
+// asked to come back after retryAfter seconds.
+func AppendBusy(dst []byte, reason Refusal, retryAfter int) (answer []byte, v Verdict) {
+	d := *busy[reason]
+	d.header = "Retry-After: " + strconv.Itoa(retryAfter) + "\r\n"
+	return appendRefusal(dst, &d)
 }
 
 // denial is one way to refuse a request: the reason to count and the answer. It never holds anything that the
