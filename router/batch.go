@@ -3,6 +3,8 @@ package router
 import (
 	"math"
 	"sync"
+	"sync/atomic"
+	"unsafe"
 )
 
 // batch is a log: the encoded messages that a room's members sent between two flushes, in order. It belongs
@@ -14,6 +16,8 @@ type batch struct {
 	directs int     // how many entries have a target
 	shares  int     // bytes of these entries; a frame counts once per entry
 	joined  []joining
+	waiters []Waiter // woken when the log is taken, if the room was full
+	counted int      // what of buf and entries is counted in logBytes
 
 	// The plan of the flush, made when the log is taken; static until the end.
 	recipients   []*Member     // members that may get something
@@ -51,6 +55,24 @@ type participant struct {
 }
 
 var batches = sync.Pool{New: func() any { return new(batch) }}
+
+// logBytes counts what the logs of all rooms in the process hold, in steps of countStep, so that a usual log
+// is never counted.
+var logBytes atomic.Int64
+
+const countStep = 4 << 10
+
+// LogBytes returns the number of bytes that the logs of all rooms in the process hold, without those of logs
+// below 4 KiB.
+func LogBytes() int64 { return logBytes.Load() }
+
+// count updates logBytes. It is called when b has grown.
+func (b *batch) count() {
+	if n := len(b.buf) + len(b.entries)*int(unsafe.Sizeof(entry{})); n-b.counted >= countStep {
+		logBytes.Add(int64(n - b.counted))
+		b.counted = n
+	}
+}
 
 // Largest capacities that a pooled batch keeps: in bytes, and in elements of a slice.
 const (
@@ -184,6 +206,9 @@ func (r *run) add(b *batch, s *Scratch, e *entry) {
 func (b *batch) recycle() {
 	for i := range b.participants {
 		b.participants[i].member.mark = 0
+	}
+	if b.counted > 0 {
+		logBytes.Add(-int64(b.counted))
 	}
 	*b = batch{
 		buf:          keepBytes(b.buf),

@@ -3,9 +3,8 @@ package router
 // Limits of one call of Flush: it takes some hundred microseconds, for system calls or for copying. Between
 // two calls the caller can serve others, so a giant or full room delays none of them.
 const (
-	maxChunk      = 64 // recipients
-	minChunk      = 8
-	maxChunkBytes = 4 << 20 // to all recipients together, unless minChunk needs more
+	maxChunk      = 64      // recipients
+	maxChunkBytes = 4 << 20 // to all recipients together, unless one gets more
 
 	// helpAbove is the number of recipients above which several loops should flush a batch.
 	helpAbove = 512
@@ -26,7 +25,7 @@ func (b *batch) chunk() int {
 	if b.directs == len(b.entries) { // direct messages only: each recipient gets a share
 		each = b.shares / len(b.recipients)
 	}
-	return min(max(maxChunkBytes/(each+1), minChunk), maxChunk)
+	return min(max(maxChunkBytes/(each+1), 1), maxChunk)
 }
 
 // Flush writes the room's log to a limited number of members. Unless it returns Flushed, the caller has to
@@ -93,7 +92,7 @@ func (r *Room) claim(wait bool) (b *batch, part []*Member, others <-chan struct{
 		}
 		b := r.log
 		r.log = nil
-		r.notFullLocked()
+		r.notFullLocked(b)
 		b.plan(r.members)
 		if len(b.recipients) == 0 {
 			b.recycle()

@@ -294,8 +294,8 @@ func TestChunksOfBytes(t *testing.T) {
 	f(1, maxChunk)
 	f(maxChunkBytes/maxChunk-1, maxChunk)
 	f(maxChunkBytes/50-1, 50)
-	f(LogLimit, minChunk)
-	f(64<<20, minChunk)
+	f(LogLimit, 3)
+	f(64<<20, 1)
 
 	// Direct messages: everyone gets a share.
 	all := joinMany(NewTable(), 2*maxChunk)

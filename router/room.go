@@ -1,9 +1,11 @@
 package router
 
 import (
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 	"unsafe"
 )
 
@@ -70,7 +72,10 @@ type Room struct {
 	byID    map[string][]*Member // nil until a direct message needs it
 	log     *batch               // not yet being flushed; nil when empty
 	out     *batch               // being flushed; nil when no flush is under way
-	waiters []Waiter             // woken when the room is no longer full
+
+	delivered int64         // bytes published so far, counted once for each recipient
+	drained   int64         // of these, what the rate of Over has allowed so far
+	drainedAt time.Duration // the time of drained
 }
 
 // Full reports whether the room's log is as large as it should get. Callers should then not read its members
@@ -87,22 +92,40 @@ func (r *Room) AwaitSpace(w Waiter) (full bool) {
 	if !r.full.Load() {
 		return false
 	}
-	if !slices.Contains(r.waiters, w) {
-		r.waiters = append(r.waiters, w)
+	if b := r.log; !slices.Contains(b.waiters, w) {
+		b.waiters = append(b.waiters, w)
 	}
 	return true
 }
 
-// notFullLocked is called when a flush has taken the log. It wakes the waiters.
-func (r *Room) notFullLocked() {
+// notFullLocked is called when a flush has taken the log b. It wakes the waiters.
+func (r *Room) notFullLocked(b *batch) {
 	if !r.full.Load() {
 		return
 	}
 	r.full.Store(false)
-	for _, w := range r.waiters {
+	for _, w := range b.waiters {
 		w.Wake()
 	}
-	r.waiters = nil
+	b.waiters = nil
+}
+
+// Over reports whether more than burst bytes beyond rate, in bytes per second, have been delivered. A message
+// counts once for each recipient, when it is published. now is the time since any fixed moment. All calls for
+// a room must have the same rate.
+func (r *Room) Over(now time.Duration, rate, burst int64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	perByte := float64(time.Second) / float64(rate)
+	n := float64(now-r.drainedAt) / perByte
+	switch missing := r.delivered - r.drained; {
+	case n >= float64(missing):
+		r.drained, r.drainedAt = r.delivered, now
+	case n >= 1: // drainedAt moves by whole bytes, so that frequent calls lose no fraction
+		r.drained += int64(n)
+		r.drainedAt += time.Duration(math.Floor(n) * perByte)
+	}
+	return r.delivered-r.drained >= burst
 }
 
 // ID returns the relayId.
@@ -121,6 +144,7 @@ func (r *Room) Publish(from *Member, frame []byte) (note bool) {
 	start := len(b.buf)
 	b.buf = append(b.buf, frame...)
 	b.entries = append(b.entries, entry{sender: from, start: start, end: len(b.buf)})
+	r.delivered += int64(len(frame)) * int64(len(r.members)-1)
 	return r.noteLocked(b)
 }
 
@@ -140,6 +164,7 @@ func (r *Room) PublishTo(from *Member, id, frame []byte) (note, found bool) {
 		b.entries = append(b.entries, entry{sender: from, target: to, start: start, end: len(b.buf)})
 		b.directs++
 		b.shares += len(frame)
+		r.delivered += int64(len(frame))
 	}
 	if len(r.members) > indexAbove {
 		for _, m := range r.indexLocked()[string(id)] {
@@ -166,6 +191,7 @@ func (r *Room) logLocked() *batch {
 }
 
 func (r *Room) noteLocked(b *batch) (note bool) {
+	b.count()
 	if len(b.buf) > LogLimit || len(b.entries) > maxEntries {
 		r.full.Store(true)
 	}

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 	"unsafe"
 )
 
@@ -382,5 +383,57 @@ func TestAwaitSpace(t *testing.T) {
 	flushAll()
 	if w.n != 1 {
 		t.Errorf("woken %d times, want once", w.n)
+	}
+}
+
+// TestOver: a room may deliver burst bytes at once, then rate bytes per second.
+func TestOver(t *testing.T) {
+	table := NewTable()
+	var members [11]Member
+	for i := range members {
+		members[i].Init("m", new(deaf))
+		table.Join([]byte("r"), &members[i])
+	}
+	r := members[0].Room()
+	const rate, burst = 1000, 2000
+	at := func(now time.Duration, want bool) {
+		t.Helper()
+		if got := r.Over(now, rate, burst); got != want {
+			t.Errorf("after %v, %d bytes: over is %t, want %t", now, r.delivered, got, want)
+		}
+	}
+	at(time.Hour, false)
+	r.Publish(&members[0], make([]byte, 199)) // to 10 others
+	at(time.Hour, false)
+	r.PublishTo(&members[0], []byte("m"), make([]byte, 1)) // to 11
+	at(time.Hour, true)
+	at(time.Hour+time.Millisecond, true)
+	for i := range time.Duration(2000) { // asked more often than a byte takes
+		at(time.Hour+time.Millisecond+i*500*time.Nanosecond, true)
+	}
+	at(time.Hour+2*time.Millisecond+time.Microsecond, false)
+	r.Publish(&members[0], make([]byte, 1000)) // a large message puts it in debt
+	at(time.Hour+8*time.Second, true)
+	at(time.Hour+11*time.Second, false)
+}
+
+// TestLogBytes: what a log holds is counted until it is flushed.
+func TestLogBytes(t *testing.T) {
+	table := NewTable()
+	var a, b Member
+	a.Init("a", new(deaf))
+	b.Init("b", new(deaf))
+	table.Join([]byte("r"), &a)
+	table.Join([]byte("r"), &b)
+	before := LogBytes()
+	for range 100 {
+		a.Room().Publish(&a, make([]byte, 1000))
+	}
+	if n := LogBytes() - before; n < 100_000-countStep || n > 120_000 {
+		t.Errorf("%d bytes counted for a log of 100,000 and its entries", n)
+	}
+	a.Room().Drain(new(Scratch))
+	if n := LogBytes() - before; n != 0 {
+		t.Errorf("%d bytes counted after the flush, want none", n)
 	}
 }

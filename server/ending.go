@@ -126,6 +126,9 @@ func (l *loop) close(p *peer) {
 	p.mu.Unlock()
 	srv.wheels[was].Remove(p)
 	p.releaseInput()
+	if l.pacer != nil {
+		l.pacer.drop(p)
+	}
 	l.peers[p.slot] = nil
 	l.freed = append(l.freed, p.slot)
 	srv.stats.connections.Add(-1)

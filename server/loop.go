@@ -82,9 +82,11 @@ type loop struct {
 	work       int            // what is left of turnWork for that peer
 	leaving    int            // rooms flushed in this round because a peer left
 	answered   bool           // that peer's request has been answered, and another may follow
+	awaitsPong bool           // nothing came from that peer since its last ping: a pong is the answer
 	scratch    router.Scratch
 	peeker     router.Peeker
 	handshaker *upgrade.Handshaker
+	pacer      *pacer // nil if no rate is set
 
 	watchLogged time.Time // when a failure to watch a connection was logged last
 	yielded     time.Time // when Go's scheduler was last given a chance
@@ -100,12 +102,14 @@ type loop struct {
 }
 
 func newLoop(s *Server, h *upgrade.Handshaker) *loop {
-	return &loop{
+	l := &loop{
 		srv: s, handshaker: h,
 		events: make([]unix.EpollEvent, maxEvents),
 		peers:  make([]*peer, firstPeerSlot),
 		in:     make([]byte, largeReadBytes),
 	}
+	l.pacer = newPacer(l)
+	return l
 }
 
 func (l *loop) start() (err error) {

@@ -117,6 +117,9 @@ func (l *loop) frame(p *peer, h header, b []byte) {
 	payload := b[h.size:]
 	unmask(payload, h.mask)
 	op := h.opcode()
+	if l.pacer != nil {
+		l.pay(p, h, payload, len(b))
+	}
 	switch {
 	case op >= opClose:
 		l.control(p, op, payload)
@@ -125,6 +128,16 @@ func (l *loop) frame(p *peer, h header, b []byte) {
 	default:
 		l.fragment(p, h, payload)
 	}
+}
+
+// pay takes a frame of n bytes from p's rates. The answer to our ping is free, so that silent peers need no
+// memory for rates.
+func (l *loop) pay(p *peer, h header, payload []byte, n int) {
+	if l.awaitsPong && h.first == finBit|opText && string(payload) == "pong" {
+		l.awaitsPong = false
+		return
+	}
+	l.pacer.take(p, n, h.fin())
 }
 
 // fragment joins the fragments of a message (RFC 6455 §5.4).

@@ -14,6 +14,7 @@ type stats struct {
 	refused     [len(upgrade.Refusals)]atomic.Int64
 	closed      [closeCauses]atomic.Int64
 	acceptFails atomic.Int64
+	heldBack    atomic.Int64
 	panics      atomic.Int64
 }
 
@@ -40,6 +41,7 @@ type Stats struct {
 	Accepted     int64            // sockets accepted since the start
 	Upgraded     int64            // of these, upgraded to WebSocket
 	AcceptErrors int64            // failed accepts, mostly for lack of descriptors
+	HeldBack     int64            // times that a peer began to be held back by a rate
 	Panics       int64            // bugs that cost one connection each
 	Refused      map[string]int64 // requests by reason
 	Closed       map[string]int64 // connections by cause
@@ -54,6 +56,7 @@ func (s *Server) Stats() Stats {
 		Accepted:     s.stats.accepted.Load(),
 		Upgraded:     s.stats.upgraded.Load(),
 		AcceptErrors: s.stats.acceptFails.Load(),
+		HeldBack:     s.stats.heldBack.Load(),
 		Panics:       s.stats.panics.Load(),
 		Refused:      make(map[string]int64),
 		Closed:       make(map[string]int64),

@@ -57,12 +57,18 @@ func (p *peer) mustWait() bool { return p.phase == phaseOpen && p.Room().Full() 
 func (l *loop) turn(p *peer) {
 	defer l.recover(p)
 	l.work = turnWork
+	if l.pacer != nil {
+		l.pacer.begin()
+	}
 	for {
 		switch {
 		case p.phase == phaseClosed:
 			return
 		case p.phase == phaseHead && p.waits():
 			return // no more answers until the client reads these; onReady goes on
+		case l.pacer != nil && l.pacer.over(p):
+			l.pacer.hold(p)
+			return
 		case l.work <= 0, p.mustWait():
 			p.inTurns = true
 			l.turns = append(l.turns, p)
@@ -83,15 +89,24 @@ func (l *loop) turn(p *peer) {
 			if len(rest) > 0 {
 				p.input().later = appendTo(nil, rest, len(rest))
 			} else if n < len(window) && !p.readOn {
-				return // all is read: later input causes another event
+				l.allRead(p) // later input causes another event
+				return
 			}
 		case err == syscall.EAGAIN:
+			l.allRead(p)
 			return
 		case err == syscall.EINTR:
 		default:
 			l.readEnd(p, err != 0)
 			return
 		}
+	}
+}
+
+// allRead is called when p has sent nothing that is not read.
+func (l *loop) allRead(p *peer) {
+	if l.pacer != nil {
+		l.pacer.rest(p)
 	}
 }
 
@@ -109,11 +124,11 @@ func (l *loop) serveLater(p *peer) {
 	in.later, in.laterFrom = x, len(x.b)-len(rest)
 }
 
-// serve handles data from p. It returns the end of data that is not handled because the turn's work is done
-// or the room is full. It writes to data.
+// serve handles data from p. It returns the end of data that is not handled because the turn's work is
+// done, the room is full or p is over a rate. It writes to data.
 func (l *loop) serve(p *peer, data []byte) (rest []byte) {
-	p.heard = true
-	for len(data) > 0 && l.work > 0 && !p.mustWait() {
+	l.awaitsPong, p.heard = !p.heard, true
+	for len(data) > 0 && l.work > 0 && !p.mustWait() && (l.pacer == nil || !l.pacer.over(p)) {
 		switch p.phase {
 		case phaseHead:
 			data = l.head(p, data)
