@@ -15,4 +15,8 @@ require (
 	golang.org/x/text v0.44.0
 )
 
-require go.uber.org/multierr v1.10.0 // indirect
+require (
+	github.com/KimMachineGun/automemlimit v1.0.1 // indirect
+	github.com/pbnjay/memory v0.0.0-20210728143218-7b4eea64cf58 // indirect
+	go.uber.org/multierr v1.10.0 // indirect
+)

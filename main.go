@@ -164,6 +164,9 @@ func serve(ctx context.Context, cfg server.Config, log *zap.Logger) int {
 		log.Warn("the open-file limit is low: each connection takes one descriptor",
 			zap.Uint64("open_files", files), zap.Int("wanted", enoughFiles))
 	}
+	if err := server.ResolveBudget(&cfg); err != nil {
+		log.Warn("there is no memory budget", zap.Error(err))
+	}
 	cfg.EventLoops = cfg.Loops()
 	spareProcessor(cfg.EventLoops)
 	s, err := server.Listen(cfg, log)

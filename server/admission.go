@@ -22,5 +22,8 @@ func (s *Server) refuses() upgrade.Refusal {
 	if s.draining.Load() {
 		return upgrade.BusyDraining
 	}
+	if s.nearLimit() {
+		return upgrade.BusyMemory
+	}
 	return ""
 }

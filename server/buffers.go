@@ -3,6 +3,7 @@ package server
 import (
 	"math/bits"
 	"sync"
+	"sync/atomic"
 )
 
 // Buffers for unfinished input and outgoing queues. Their sizes are a quarter of a power of two apart (64,
@@ -24,9 +25,14 @@ type buffer struct {
 
 var bufferPools [bufferSizes]sync.Pool
 
+// bufferBytes is the size of all buffers of the process that are in use. It is changed only where a buffer is
+// needed: most messages need none.
+var bufferBytes atomic.Int64
+
 // getBuffer returns an empty buffer with room for at least n bytes.
 func getBuffer(n int) *buffer {
 	class, size := bufferClass(n)
+	bufferBytes.Add(int64(size))
 	if class < 0 {
 		return &buffer{b: make([]byte, 0, n)}
 	}
@@ -41,10 +47,19 @@ func putBuffer(x *buffer) {
 	if x == nil {
 		return
 	}
+	bufferBytes.Add(-int64(cap(x.b)))
 	x.b, x.sent = x.b[:0], 0
 	if class, size := bufferClass(cap(x.b)); class >= 0 && size == cap(x.b) {
 		bufferPools[class].Put(x)
 	}
+}
+
+// size returns what x, which may be nil, takes, in bytes.
+func (x *buffer) size() int {
+	if x == nil {
+		return 0
+	}
+	return cap(x.b)
 }
 
 // bufferClass returns the smallest size that is at least n and the index of its pool. The index is -1 if n is

@@ -97,7 +97,7 @@ func wantNothingHeld(t testing.TB, s *Server) {
 	t.Helper()
 	eventually(t, "nothing is held", func() bool {
 		st := s.Stats()
-		return st.Connections == 0 && st.Peers == 0 && st.Rooms == 0 && st.Seats == 0
+		return st.Connections == 0 && st.Peers == 0 && st.Rooms == 0 && st.Seats == 0 && bytesHeld() == 0
 	})
 }
 

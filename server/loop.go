@@ -3,6 +3,7 @@ package server
 import (
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -157,17 +158,18 @@ type task struct {
 	fd   int32 // an accepted socket, if the rest is empty
 }
 
-// post adds a task for the loop's next round.
-func (l *loop) post(t task) {
+// post adds a task for the loop's next round. It returns false if the loop has stopped: the task is dropped.
+func (l *loop) post(t task) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.stopped {
-		return
+		return false
 	}
 	l.posted = append(l.posted, t)
 	if len(l.posted) == 1 {
 		l.poll.wake()
 	}
+	return true
 }
 
 // run does rounds until there is nothing to do.
@@ -206,6 +208,9 @@ func (l *loop) run() {
 			l.flushDue() // it is not worth a system call to ask whether another message has come
 		} else if n > 0 {
 			continue
+		}
+		if l.pending == 0 && l.srv.budget.relieving.Load() {
+			return // it wakes the loop when it is done
 		}
 		if l.pending+len(l.due)+len(l.noted) == 0 && l.allAwaitSpace() {
 			return
@@ -257,8 +262,16 @@ func (l *loop) flushDue() {
 	rooms := l.due
 	l.due, l.noted = l.noted, l.spareRooms[:0]
 	for i, r := range rooms {
+		if l.srv.budget.relieving.Load() {
+			l.noted = slices.Concat(rooms[i:], l.noted) // the next round begins with those that had no turn
+			break
+		}
 		began := time.Time{} // start of this room's flush, if it takes several parts
-		for l.flush(r) == router.InPart && !l.givesWay(&began, len(rooms)-i-1) {
+		for {
+			left := l.flush(r)
+			if l.srv.overLimit() || left != router.InPart || l.givesWay(&began, len(rooms)-i-1) {
+				break
+			}
 			l.noted = l.noted[:len(l.noted)-1] // the flush goes on here, not in the next round
 		}
 	}

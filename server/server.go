@@ -44,6 +44,7 @@ type Server struct {
 	nextLoop     int       // the position of the loop that got the last connection
 	acceptLogged time.Time // when a failed accept was logged last
 
+	budget   budget
 	draining atomic.Bool
 	stop     chan struct{}  // closed to end the goroutines of the wheels and of reclaim
 	running  sync.WaitGroup // these goroutines
@@ -54,6 +55,7 @@ type Server struct {
 // as valid.
 func Listen(cfg Config, log *zap.Logger) (*Server, error) {
 	s := &Server{cfg: cfg, log: log, began: time.Now(), table: router.NewTable(), stop: make(chan struct{})}
+	s.budget.ask = make(chan struct{}, 1)
 	logging.SetLogger(nbioLogger{log})
 	s.wheels = [phases]*health.Wheel[*peer]{
 		phaseHead:      newDeadlineWheel(time.Duration(cfg.HandshakeTime)),
@@ -69,10 +71,12 @@ func Listen(cfg Config, log *zap.Logger) (*Server, error) {
 		_ = syscall.Close(s.listener)
 		return nil, err
 	}
+	s.budget.limit.Store(s.growthLimit())
 	for in, visit := range visits {
 		s.running.Go(func() { s.turn(s.wheels[in], visit) })
 	}
 	s.running.Go(s.reclaim)
+	s.running.Go(s.watchBudget)
 	s.loops[0].post(task{do: (*loop).watchListener})
 	return s, nil
 }

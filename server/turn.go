@@ -30,6 +30,9 @@ func (l *loop) onReady(p *peer, events uint32) {
 // giveTurns gives each peer in turns a turn. A peer whose room is full keeps its place until the room has
 // been flushed. A peer that fills the room again then comes after those that waited.
 func (l *loop) giveTurns() {
+	if len(l.turns) == 0 || l.srv.overLimit() {
+		return
+	}
 	turns := l.turns
 	l.turns = l.spareTurns[:0]
 	waiting := turns[:0]
@@ -69,7 +72,7 @@ func (l *loop) turn(p *peer) {
 		case l.pacer != nil && l.pacer.over(p):
 			l.pacer.hold(p)
 			return
-		case l.work <= 0, p.mustWait():
+		case l.work <= 0, p.mustWait(), p.phase <= phaseOpen && l.srv.overLimit():
 			p.inTurns = true
 			l.turns = append(l.turns, p)
 			return

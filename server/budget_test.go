@@ -1,0 +1,50 @@
+package server
+
+import (
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"testing"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+)
+
+// TestMostHeldIsClosed: when peers hold more than the budget allows, those that hold most are closed, and no
+// more of them than it takes. Others go on.
+func TestMostHeldIsClosed(t *testing.T) {
+	const size = 16 << 20
+	core, logs := observer.New(zap.InfoLevel)
+	s := startWith(t, zap.New(core), fmt.Sprint("MAX_MESSAGE_BYTES=", size), "MEMORY_BUDGET=64MiB")
+	begun := binary.BigEndian.AppendUint64([]byte{0x82, 0xff}, size)
+	begun = append(begun, make([]byte, 4)...)
+	talker, listener := open(t, s, "pair", "talker"), open(t, s, "pair", "listener")
+	var all []*raw
+	for i := range 8 {
+		all = append(all, open(t, s, fmt.Sprint(i), "sender"))
+	}
+	sent := int64(0)
+	for i, c := range all { // 52 MB in all, of some 37 that there are
+		n := 1_000_000
+		if i >= 4 {
+			n = 12_000_000
+		}
+		sent += int64(n)
+		_, _ = c.Write(slices.Concat(begun, make([]byte, n))) // it may be closed before all is sent
+		eventually(t, "it has come, or somebody is closed", func() bool { return bytesHeld() >= sent || s.Stats().Peers < 10 })
+	}
+	eventually(t, "that is enough", func() bool { return s.Stats().Peers < 10 && !s.overLimit() })
+	var left []string
+	for _, r := range s.table.All() {
+		left = append(left, r.ID())
+	}
+	slices.Sort(left)
+	if len(left) < 6 || !slices.Equal(left[:4], []string{"0", "1", "2", "3"}) {
+		t.Errorf("peers of the relays %q are left, want those of 0 to 3, and some more", left)
+	}
+	talker.send(text("hello"))
+	listener.wantFrame(1, "hello")
+	if n := logs.FilterMessageSnippet("memory is short").Len(); n == 0 {
+		t.Error("no line in the log")
+	}
+}

@@ -1,0 +1,247 @@
+package server
+
+import (
+	"fmt"
+	"os"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/KimMachineGun/automemlimit/memlimit"
+	"go.uber.org/zap"
+
+	"relaygate/router"
+)
+
+// MEMORY_BUDGET bounds what peers can make the process hold: unfinished input, the logs of rooms, and outgoing
+// queues. Every buffer is counted when it is taken from its pool and when it is put back, so the sum is always
+// known. Three things follow from it:
+//
+//   - above refuseAt percent of the limit, upgrades are refused;
+//   - above the limit, peers are not read, and a flush stops after the part under way;
+//   - then the peers that hold most are closed, until relieveTo percent are left (see relief).
+//
+// The limit is what the budget leaves beside memory that is not counted: see growthLimit.
+
+const (
+	refuseAt  = 80 // percent of the limit
+	relieveTo = 90
+
+	// fixedBytes is for the program and for Go's runtime. A fresh process has less than 10 MiB resident.
+	fixedBytes = 16 << 20
+
+	// peerBytes is for a silent peer with its id, its share of a room, and the collector's own memory.
+	peerBytes = 512
+
+	// loopBytes is for a loop's buffers, and for what it may hold beyond the limit: a part of a flush, or what
+	// one read brings.
+	loopBytes = 4 << 20
+
+	// leastGrowth is the limit when connections alone use up the budget.
+	leastGrowth = 8 << 20
+)
+
+// ResolveBudget turns a share in cfg's MEMORY_BUDGET into bytes, and makes the budget Go's memory limit.
+// GOMEMLIMIT in the environment has precedence for the latter. If the machine's memory cannot be found out,
+// there is no budget, and an error.
+func ResolveBudget(cfg *Config) error {
+	z := &cfg.MemoryBudget
+	if z.Percent > 0 {
+		machine, err := memlimit.FromSystem()
+		if err != nil {
+			*z = Size{}
+			return fmt.Errorf("find out the machine's memory: %w", err)
+		}
+		if cgroup, err := memlimit.FromCgroup(); err == nil { // otherwise there is no limit
+			machine = min(machine, cgroup)
+		}
+		*z = Size{Bytes: max(int64(machine/100)*int64(z.Percent), minBudget)}
+	}
+	if z.Bytes > 0 && os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(z.Bytes - fixedBytes/2) // the rest is for what the kernel maps of the program
+	}
+	return nil
+}
+
+// budget is the state of MEMORY_BUDGET.
+type budget struct {
+	limit     atomic.Int64  // of bytesHeld; 0 if there is no budget
+	relieving atomic.Bool   // relief is under way: loops do not flush
+	ask       chan struct{} // asks for relief; its capacity is 1
+}
+
+// bytesHeld returns what peers make the process hold, in bytes.
+func bytesHeld() int64 { return bufferBytes.Load() + router.LogBytes() }
+
+// growthLimit returns the limit of bytesHeld. An eighth of the budget is left to Go's collector, which needs
+// room for buffers that are not used any more but not collected yet.
+func (s *Server) growthLimit() int64 {
+	b := s.cfg.MemoryBudget.Bytes
+	if b == 0 {
+		return 0
+	}
+	return max(b-b/8-fixedBytes-int64(len(s.loops))*loopBytes-s.stats.connections.Load()*peerBytes, leastGrowth)
+}
+
+// overLimit reports whether peers hold more than they may. If so, it asks for relief.
+func (s *Server) overLimit() bool {
+	limit := s.budget.limit.Load()
+	if limit == 0 || bytesHeld() <= limit {
+		return false
+	}
+	if !s.budget.relieving.Swap(true) {
+		s.budget.ask <- struct{}{}
+	}
+	return true
+}
+
+// nearLimit reports whether no more peers should be let in.
+func (s *Server) nearLimit() bool {
+	limit := s.budget.limit.Load()
+	return limit > 0 && bytesHeld() > limit/100*refuseAt
+}
+
+const (
+	// budgetTick is how often the limit is computed anew, since it depends on the number of connections.
+	budgetTick = 100 * time.Millisecond
+
+	// logPause is the pause after which a reason for trouble is logged again.
+	logPause = 10 * time.Second
+)
+
+// watchBudget keeps the limit and gives relief until the server stops.
+func (s *Server) watchBudget() {
+	ticker := time.NewTicker(budgetTick)
+	defer ticker.Stop()
+	var trouble memoryLog
+	for {
+		select {
+		case <-ticker.C:
+			s.budget.limit.Store(s.growthLimit())
+			trouble.note(s, 0)
+		case <-s.budget.ask:
+			n := s.relief()
+			if n == 0 { // the logs of rooms alone are too large: loops flush them
+				time.Sleep(time.Millisecond)
+			}
+			s.budget.relieving.Store(false)
+			for _, l := range s.loops {
+				l.Wake()
+			}
+			trouble.note(s, n)
+		case <-s.stop:
+			return
+		}
+	}
+}
+
+// holder is a peer and what it holds, in bytes.
+type holder struct {
+	peer  *peer
+	bytes int
+}
+
+// relief closes the peers that hold most, most first, until relieveTo percent of the limit are left. It
+// returns how many it has closed.
+func (s *Server) relief() (closed int) {
+	holders := s.holders()
+	excess := int(router.LogBytes() - s.budget.limit.Load()/100*relieveTo) // bytesHeld counts twice what is being copied
+	for _, h := range holders {
+		excess += h.bytes
+	}
+	slices.SortFunc(holders, func(a, b holder) int { return b.bytes - a.bytes })
+	for _, h := range holders {
+		if excess <= 0 {
+			break
+		}
+		excess -= h.bytes
+		closed++
+		h.peer.loop.post(task{peer: h.peer, do: (*loop).closeForMemory})
+	}
+	s.onLoops(func(*loop) {}) // wait until they are closed
+	return closed
+}
+
+// holders returns all peers that hold something.
+func (s *Server) holders() (all []holder) {
+	var mu sync.Mutex
+	s.onLoops(func(l *loop) {
+		var own []holder
+		for _, p := range l.peers {
+			if p != nil {
+				if n := p.bytesHeld(); n > 0 {
+					own = append(own, holder{p, n})
+				}
+			}
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		all = append(all, own...)
+	})
+	return all
+}
+
+// onLoops calls f in every loop and waits until all have returned. A stopped loop does not call it.
+func (s *Server) onLoops(f func(*loop)) {
+	var waiting sync.WaitGroup
+	for _, l := range s.loops {
+		waiting.Add(1)
+		if !l.post(task{do: func(l *loop, _ *peer) { defer waiting.Done(); f(l) }}) {
+			waiting.Done()
+		}
+	}
+	waiting.Wait()
+}
+
+// bytesHeld returns the bytes of p's unfinished input and of its queue. The loop calls it.
+func (p *peer) bytesHeld() (n int) {
+	if in := p.in; in != nil {
+		n = in.part.size() + in.later.size() + in.message.size()
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return n + p.out.size()
+}
+
+// closeForMemory is the task for a peer that holds too much. A peer for which something waits is not sent a
+// close frame, since it does not read.
+func (l *loop) closeForMemory(p *peer) {
+	if p.phase == phaseClosed {
+		return
+	}
+	l.leaving = maxLeaveFlushes // a flush would need memory
+	if p.phase == phaseOpen && !p.waits() {
+		l.closeAtOnce(p, closingMemory)
+		return
+	}
+	p.cause = closedMemory
+	l.close(p)
+}
+
+// memoryLog logs the beginning and the end of a shortage of memory.
+type memoryLog struct {
+	short  bool      // a shortage has begun and not ended
+	closed int       // peers closed since it was logged last
+	logged time.Time // when it was logged last
+}
+
+// note is called regularly, and with the number of peers that were closed for lack of memory.
+func (m *memoryLog) note(s *Server, closed int) {
+	m.closed += closed
+	state := []zap.Field{
+		zap.Int64("held_bytes", bytesHeld()), zap.Int64("limit_bytes", s.budget.limit.Load()), zap.Int("closed", m.closed),
+	}
+	switch now := time.Now(); {
+	case s.nearLimit() || m.closed > 0:
+		if m.short && (m.closed == 0 || now.Sub(m.logged) < logPause) {
+			return
+		}
+		s.log.Warn("memory is short: upgrades are refused, and peers that hold most are closed", state...)
+		m.short, m.closed, m.logged = true, 0, now
+	case m.short && now.Sub(m.logged) >= time.Second:
+		s.log.Info("memory is not short any more", state...)
+		m.short = false
+	}
+}
