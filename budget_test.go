@@ -99,7 +99,7 @@ func TestMemoryBudget(t *testing.T) {
 	const (
 		budget = 256 << 20
 		most   = 20 << 20               // more than before, after it is over
-		bound  = 200 * time.Millisecond // generous, for a machine that is busy with something else
+		bound  = time.Second // generous, for a machine that is busy with something else; the figures are in the log
 	)
 	each := 2000
 	if testing.Short() {
@@ -185,14 +185,21 @@ func TestMemoryBudget(t *testing.T) {
 // wantShortOfMemory waits until an upgrade is refused for lack of memory.
 func wantShortOfMemory(t *testing.T, addr string) {
 	t.Helper()
-	c, err := net.Dial("tcp", addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	status, header := upgrade(t, c, "x", "y")
-	after, err := strconv.Atoi(header.Get("Retry-After"))
-	if status != http.StatusServiceUnavailable || err != nil || after < 1 {
-		t.Errorf("an upgrade is answered with %d, Retry-After %q; want 503 and some seconds", status, header.Get("Retry-After"))
+	for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+		c, err := net.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		status, header := upgrade(t, c, "x", "y")
+		c.Close()
+		if status == http.StatusServiceUnavailable {
+			if after, err := strconv.Atoi(header.Get("Retry-After")); err != nil || after < 1 {
+				t.Errorf("Retry-After is %q, want some seconds", header.Get("Retry-After"))
+			}
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("an upgrade is still answered with %d, want 503", status)
+		}
 	}
 }

@@ -24,6 +24,11 @@ const (
 	largeReadBytes = 512 << 10
 	largeFrame     = 32 << 10
 
+	// crowdReadBytes and crowdWork are used instead while maxEvents connections or more want to be served: they
+	// have shorter turns, so that none waits long for its own.
+	crowdReadBytes = 8 << 10
+	crowdWork      = turnWork / 32
+
 	// turnWork bounds the work for one connection before the next has its turn. The unit is about a tenth of
 	// a microsecond.
 	turnWork     = 2048
@@ -36,8 +41,11 @@ const (
 	// maxLeaveFlushes is the number of leaving peers in one round whose rooms are flushed first.
 	maxLeaveFlushes = 8
 
-	// flushTime is how long a room is flushed before other rooms and connections are served.
-	flushTime = 2 * time.Millisecond
+	// sliceTime is how long turns are given, events handled or a room flushed before the others are done.
+	sliceTime = 2 * time.Millisecond
+
+	// clockStep is the number of events or turns between two looks at the clock.
+	clockStep = 8
 
 	// yieldAfter is how often the loop's goroutine yields to Go's scheduler. A goroutine that runs for 10 ms
 	// without yielding is preempted by a signal. After that the scheduler's monitor thread takes the
@@ -71,7 +79,8 @@ type loop struct {
 
 	// Owned by the loop's goroutine.
 	events     []unix.EpollEvent
-	pending    int            // events left for the next round: see givesWay
+	ready      int            // number of events that the pollset has reported
+	handled    int            // of these, how many have been handled: the others are left for the next round
 	peers      []*peer        // by slot; nil where the slot is free
 	free       []int32        // slots
 	freed      []int32        // slots that become free at the end of the round
@@ -177,45 +186,70 @@ func (l *loop) run() {
 	for {
 		l.leaving = 0
 		l.giveTurns()
-		n := l.pending
-		if l.pending = 0; n == 0 {
-			n = l.poll.ready(l.events)
-		}
-		woken := false
-		for i := range l.events[:n] {
-			switch slot := l.events[i].Fd; slot {
-			case wakeSlot:
-				woken = true
-			case listenSlot:
-				l.acceptAll()
-			default:
-				if p := l.peers[slot]; p != nil {
-					l.onReady(p, l.events[i].Events)
-				}
-			}
-		}
+		n, woken := l.handleEvents()
 		if woken { // after the events: a heartbeat must not miss a peer's answer
 			l.doTasks()
 		}
-		l.free = append(l.free, l.freed...)
-		l.freed = l.freed[:0]
+		if l.handled == l.ready { // otherwise an event may still name one of them
+			l.free = append(l.free, l.freed...)
+			l.freed = l.freed[:0]
+		}
 		l.flushDue()
 		if now := time.Now(); now.Sub(l.yielded) > yieldAfter {
 			runtime.Gosched()
 			l.yielded = now
 		}
-		if light := n == 1 && l.events[0].Fd >= firstPeerSlot; light {
+		if light := n == 1 && l.handled == l.ready && l.events[0].Fd >= firstPeerSlot; light {
 			l.flushDue() // it is not worth a system call to ask whether another message has come
 		} else if n > 0 {
 			continue
 		}
-		if l.pending == 0 && l.srv.budget.relieving.Load() {
+		if l.handled == l.ready && l.srv.budget.relieving.Load() {
 			return // it wakes the loop when it is done
 		}
-		if l.pending+len(l.due)+len(l.noted) == 0 && l.allAwaitSpace() {
+		if l.handled == l.ready && len(l.due)+len(l.noted) == 0 && l.allAwaitSpace() {
 			return
 		}
 	}
+}
+
+// handleEvents handles what the pollset reports, or what was left of it. When many connections send much it
+// stops after sliceTime, so that rooms are flushed in between. It returns the number of events handled, and
+// whether the loop was woken.
+func (l *loop) handleEvents() (n int, woken bool) {
+	if l.handled == l.ready {
+		l.handled, l.ready = 0, l.poll.ready(l.events)
+	}
+	var began time.Time
+	for l.handled < l.ready {
+		e := l.events[l.handled]
+		l.handled++
+		n++
+		switch e.Fd {
+		case wakeSlot:
+			woken = true
+		case listenSlot:
+			l.acceptAll()
+		default:
+			if p := l.peers[e.Fd]; p != nil {
+				l.onReady(p, e.Events)
+			}
+		}
+		if n%clockStep == 0 && passed(&began, sliceTime) {
+			break
+		}
+	}
+	return n, woken
+}
+
+// passed reports whether d has passed since began, which it sets if it is zero. Work that is usually short is
+// thus done without a look at the clock.
+func passed(began *time.Time, d time.Duration) bool {
+	now := time.Now()
+	if began.IsZero() {
+		*began = now
+	}
+	return now.Sub(*began) >= d
 }
 
 // allAwaitSpace reports whether every peer in turns, if there is any, waits for a full room that another loop
@@ -279,21 +313,17 @@ func (l *loop) flushDue() {
 	l.spareRooms = rooms
 }
 
-// givesWay reports whether a flush that has taken flushTime has to wait for the next round, because something
+// givesWay reports whether a flush that has taken sliceTime has to wait for the next round, because something
 // else is due. others is the number of rooms due after it. If nothing else is due, the whole room is flushed
 // at once, so that the next batch holds all messages that its members send meanwhile.
 func (l *loop) givesWay(began *time.Time, others int) bool {
-	now := time.Now()
-	if began.IsZero() {
-		*began = now
-	}
-	if now.Sub(*began) < flushTime {
+	if !passed(began, sliceTime) {
 		return false
 	}
-	if l.pending == 0 {
-		l.pending = l.poll.ready(l.events)
+	if l.handled == l.ready {
+		l.handled, l.ready = 0, l.poll.ready(l.events)
 	}
-	return l.pending+others+len(l.turns)+len(l.due) > 0
+	return l.ready-l.handled+others+len(l.turns)+len(l.due) > 0
 }
 
 // flush flushes a part of a room, and notes the room if there is more to flush.

@@ -2,6 +2,7 @@ package server
 
 import (
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -27,8 +28,8 @@ func (l *loop) onReady(p *peer, events uint32) {
 	}
 }
 
-// giveTurns gives each peer in turns a turn. A peer whose room is full keeps its place until the room has
-// been flushed. A peer that fills the room again then comes after those that waited.
+// giveTurns gives the peers in turns their turns, for at most sliceTime. A peer whose room is full keeps its
+// place until the room has been flushed. A peer that fills the room again then comes after those that waited.
 func (l *loop) giveTurns() {
 	if len(l.turns) == 0 || l.srv.overLimit() {
 		return
@@ -36,10 +37,15 @@ func (l *loop) giveTurns() {
 	turns := l.turns
 	l.turns = l.spareTurns[:0]
 	waiting := turns[:0]
-	for _, p := range turns {
+	var began time.Time
+	for i, p := range turns {
 		if p.mustWait() {
 			waiting = append(waiting, p)
 			continue
+		}
+		if i%clockStep == clockStep-1 && passed(&began, sliceTime) {
+			waiting = append(waiting, turns[i:]...)
+			break
 		}
 		p.inTurns = false
 		l.turn(p)
@@ -60,6 +66,10 @@ func (p *peer) mustWait() bool { return p.phase == phaseOpen && p.Room().Full() 
 func (l *loop) turn(p *peer) {
 	defer l.recover(p)
 	l.work = turnWork
+	crowd := l.ready == maxEvents || len(l.turns) >= maxEvents
+	if crowd {
+		l.work = crowdWork
+	}
 	if l.pacer != nil {
 		l.pacer.begin()
 	}
@@ -81,7 +91,10 @@ func (l *loop) turn(p *peer) {
 			continue
 		}
 		window := l.in
-		if !p.large {
+		switch {
+		case crowd:
+			window = l.in[:crowdReadBytes]
+		case !p.large:
 			window = l.in[:readBytes]
 		}
 		n, err := receive(int(p.fd), window)
