@@ -335,6 +335,33 @@ func TestPanicInFlush(t *testing.T) {
 	b.wantHeard(t, "2")
 }
 
+// A panic on the way into a room leaves no lock behind.
+func TestPanicInJoin(t *testing.T) {
+	table, s := NewTable(), new(Scratch)
+	a, b := joinRoom(table, "r", "a"), joinRoom(table, "r", "b")
+	r := a.Room()
+	func() {
+		defer func() {
+			if recover() == nil {
+				t.Error("no panic")
+			}
+		}()
+		table.Join([]byte("r"), nil)
+	}()
+	for what, mu := range map[string]*sync.Mutex{"the room": &r.mu, "its shard": &table.shards[r.shard].mu} {
+		if !mu.TryLock() {
+			t.Fatalf("%s is still locked", what)
+		}
+		mu.Unlock()
+	}
+	wantTable(t, table, 1, 2)
+	c := joinRoom(table, "r", "c")
+	r.Publish(&a.Member, []byte("1"))
+	flushAll(r, s)
+	b.wantHeard(t, "1")
+	c.wantHeard(t, "1")
+}
+
 // mine is a member whose writes panic.
 type mine struct{ Member }
 

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"relaygate/router"
 )
 
 // How connections end, and that nothing of what precedes is lost by it.
@@ -104,6 +106,61 @@ func TestHalfClosedBehindAQueue(t *testing.T) {
 		t.Errorf("%d bytes, %v, the last of them % x; want a close frame at the end", len(got), err, got[max(len(got)-8, 0):])
 	}
 }
+
+// TestManyLeaveALargeRoom at once, each with a last message. The room's flushes for them are as few as delay
+// nobody else in their loop.
+func TestManyLeaveALargeRoom(t *testing.T) {
+	const others, leavers = 5000, 400
+	s := start(t, "EVENT_LOOPS=1")
+	var writes atomic.Int64 // to the others
+	room := make([]router.Member, others)
+	for i := range room {
+		room[i].Init(fmt.Sprint(i), counter{&writes})
+		s.table.Join([]byte("r"), &room[i])
+	}
+	defer func() {
+		for i := range room {
+			s.table.Leave(&room[i])
+		}
+	}()
+	elsewhere := open(t, s, "elsewhere", "c")
+	elsewhere.send(text("ping"))
+	elsewhere.wantFrame(0x1, "pong")
+	var all []*raw
+	for i := range leavers {
+		all = append(all, open(t, s, "r", fmt.Sprint("leaver", i)))
+	}
+	release := stall(s)
+	for _, c := range all {
+		c.send(text("last"), closeFrame(1000, ""))
+	}
+	for _, c := range all {
+		eventually(t, "all has come", func() bool { return notAcknowledged(t, c) == 0 })
+	}
+	elsewhere.send(text("ping"))
+	eventually(t, "that has come", func() bool { return unread(t, int(peerOf(t, s, "c").fd)) > 0 })
+	var before int64 // writes before that is answered
+	answered := make(chan struct{})
+	s.loops[0].post(task{do: func(*loop, *peer) { // done after the events of its round
+		before = writes.Load()
+		close(answered)
+	}})
+	release()
+	<-answered
+	elsewhere.wantFrame(0x1, "pong")
+	if before > others {
+		t.Errorf("%d writes are made for %d who leave before others are served, want fewer than the room's %d", before, leavers, others)
+	}
+	for _, c := range all {
+		c.Close()
+	}
+	eventually(t, "they have gone", func() bool { return s.Stats().Connections == 1 })
+}
+
+// counter is a router.Conn that counts the writes.
+type counter struct{ writes *atomic.Int64 }
+
+func (c counter) Write([]byte) { c.writes.Add(1) }
 
 // unread is how many bytes wait in a socket of this process.
 func unread(t *testing.T, fd int) int {

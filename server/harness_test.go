@@ -230,6 +230,20 @@ func hearClose(t testing.TB, c *websocket.Conn, code websocket.StatusCode, reaso
 	}
 }
 
+// peerOf returns the relay's side of the connection called id, which is or will be open.
+func peerOf(t testing.TB, s *Server, id string) (p *peer) {
+	t.Helper()
+	eventually(t, id+" is open", func() bool {
+		for _, p = range s.wheels[phaseOpen].All() {
+			if p.ID() == id {
+				return true
+			}
+		}
+		return false
+	})
+	return p
+}
+
 // inLoop runs do in p's loop, and waits until it is done.
 func (p *peer) inLoop(do func(l *loop)) {
 	done := make(chan struct{})

@@ -18,7 +18,9 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
+	"golang.org/x/sys/unix"
 
+	"relaygate/router"
 	"relaygate/server/upgrade"
 )
 
@@ -105,6 +107,38 @@ func TestPeerThatNeverReads(t *testing.T) {
 	if n := s.Stats().Peers; n != 2 {
 		t.Errorf("%d peers are left, want 2", n)
 	}
+}
+
+// TestOneBatchAboveTheLimit does not make a peer too slow that has read all before it.
+func TestOneBatchAboveTheLimit(t *testing.T) {
+	s := start(t, "MAX_MESSAGE_BYTES=65536", "MAX_QUEUE_BYTES=131072")
+	c := open(t, s, "r", "c")
+	c.send(text("ping"))
+	c.wantFrame(0x1, "pong")
+	p := peerOf(t, s, "c")
+	if err := unix.SetsockoptInt(int(p.fd), unix.SOL_SOCKET, unix.SO_SNDBUF, 4<<10); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.SetReadBuffer(64 << 10); err != nil {
+		t.Fatal(err)
+	}
+	from := new(router.Member)
+	from.Init("from", nobody{})
+	s.table.Join([]byte("r"), from)
+	defer s.table.Leave(from)
+	message, messages := repeat("x", 64<<10-1), 0
+	for ; !from.Room().Full(); messages++ {
+		from.Room().Publish(from, appendFrame(nil, opBinary, message))
+	}
+	flush(s)
+	if n := p.waiting(); n <= s.cfg.MaxQueue {
+		t.Fatalf("%d bytes wait for the peer, want all that its socket did not take: more than %d", n, s.cfg.MaxQueue)
+	}
+	for range messages {
+		c.wantFrame(0x2, string(message))
+	}
+	c.send(text("ping"))
+	c.wantFrame(0x1, "pong")
 }
 
 // TestMemoryFollowsWhatCame: headers that promise 64 MiB each cost their own bytes.
@@ -221,6 +255,85 @@ func TestPanicEndsOneConnection(t *testing.T) {
 	say(t, other, "ping")
 	hear(t, other, "pong")
 	other.CloseNow()
+}
+
+// TestPanicAtTheUpgrade: a bug that shows while a peer joins its room costs that peer. Its loop goes on, and
+// its room without it.
+func TestPanicAtTheUpgrade(t *testing.T) {
+	t.Run("before it is in the room", func(t *testing.T) {
+		losesOnlyTheVictim(t, func(s *Server, victim *raw) (repair func()) {
+			table := s.table
+			setTable := func(table *router.Table) {
+				release := stall(s)
+				s.table = table
+				release()
+			}
+			setTable(new(router.Table)) // which panics in Join: it has no seed
+			victim.send([]byte(upgradeRequest("r", "victim")))
+			return func() { setTable(table) }
+		})
+	})
+	t.Run("when it is in the room", func(t *testing.T) {
+		losesOnlyTheVictim(t, func(s *Server, _ *raw) (repair func()) {
+			p := s.wheels[phaseHead].All()[0]
+			p.loop.post(task{peer: p, do: func(*loop, *peer) {
+				p.Init("victim", p)
+				s.table.Join([]byte("r"), &p.Member)
+				panic("between its entry and its 101")
+			}})
+			return func() {}
+		})
+	})
+}
+
+// losesOnlyTheVictim has provoke cause a panic in the loop of a connection, beside others in room r. repair
+// takes back what provoke did, once the connection has ended.
+func losesOnlyTheVictim(t *testing.T, provoke func(s *Server, victim *raw) (repair func())) {
+	s, err := Listen(config(t), zap.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if t.Failed() {
+			return // a loop that waits for a lock cannot be drained
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		if err := s.Drain(ctx); err != nil {
+			t.Error(err)
+		}
+		wantNothingHeld(t, s)
+	}()
+	var all []*raw
+	for i := range 4 { // in every loop
+		c := open(t, s, "r", fmt.Sprint(i))
+		c.send(text("ping"))
+		c.wantFrame(0x1, "pong")
+		all = append(all, c)
+	}
+	victim := dial(t, s)
+	eventually(t, "the connection is accepted", func() bool { return s.wheels[phaseHead].Len() == 1 })
+	repair := provoke(s, victim)
+	if got, err := io.ReadAll(victim.in); len(got) > 0 || err != nil && !strings.Contains(err.Error(), "reset") {
+		t.Fatalf("the victim saw %.80q, %v; want the end", got, err)
+	}
+	repair()
+	all = append(all, open(t, s, "r", "next"))
+	for _, c := range all {
+		c.send(text("ping"))
+		c.wantFrame(0x1, "pong")
+	}
+	all[0].send(text("hello"))
+	for _, c := range all[1:] {
+		c.wantFrame(0x1, "hello")
+	}
+	if st := s.Stats(); st.Panics != 1 || st.Closed["panic"] != 1 || st.Peers != len(all) || st.Seats != len(all) {
+		t.Errorf("%d panics, %d connections closed for one, %d peers, %d seats; want 1, 1, %[5]d, %[5]d",
+			st.Panics, st.Closed["panic"], st.Peers, st.Seats, len(all))
+	}
+	for _, c := range all {
+		c.Close()
+	}
 }
 
 // TestRelayingDoesNotAllocate measures the whole path, from the socket to the
