@@ -68,5 +68,5 @@ func compare(old, new string) (int, error) {
 	}
 	c := report.Compare(a, b)
 	fmt.Print(c)
-	return c.Status(), nil
+	return c.Status, nil
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -13,22 +14,25 @@ import (
 
 // message is a text or a binary one. All its recipients share it; nobody writes to it.
 type message struct {
-	text    bool
+	opcode  int // of RFC 6455, by which all three libraries tell the kinds
 	payload []byte
 }
+
+const opText = 1
 
 // conn is a library's connection. send keeps or writes the message and never waits for a peer that does not read.
 type conn interface {
 	send(m *message)
-	close()
+	Close() error
 }
 
 // relay is the rooms by relay id. The lock is for joining and leaving; messages find their room through their sender.
 type relay struct {
-	settings settings
+	addr     string        // to listen on
+	interval time.Duration // of the heartbeat
 	mu       sync.Mutex
 	rooms    map[string]*room
-	slots    [slots][]*member // of the heartbeat
+	slots    [slots]map[*member]bool // of the heartbeat
 	joins    int
 }
 
@@ -48,8 +52,15 @@ type member struct {
 	id    string
 	room  *room
 	slot  int
-	at    int // place in its slot
 	heard atomic.Bool
+}
+
+func newRelay(addr string, interval time.Duration) *relay {
+	r := &relay{addr: addr, interval: interval, rooms: map[string]*room{}}
+	for i := range r.slots {
+		r.slots[i] = map[*member]bool{}
+	}
+	return r
 }
 
 func (r *relay) join(relayID, peerID string, c conn) *member {
@@ -69,8 +80,7 @@ func (r *relay) join(relayID, peerID string, c conn) *member {
 	x.list.Store(&list)
 	r.joins++
 	m.slot = r.joins % slots
-	m.at = len(r.slots[m.slot])
-	r.slots[m.slot] = append(r.slots[m.slot], m)
+	r.slots[m.slot][m] = true
 	return m
 }
 
@@ -88,16 +98,12 @@ func (r *relay) leave(m *member) {
 	}
 	list := slices.Concat(old[:i], old[i+1:])
 	m.room.list.Store(&list)
-	same := r.slots[m.slot]
-	last := len(same) - 1
-	same[m.at], same[last].at = same[last], m.at
-	same[last] = nil
-	r.slots[m.slot] = same[:last]
+	delete(r.slots[m.slot], m)
 }
 
 var (
-	ping      = &message{text: true, payload: []byte("ping")}
-	pong      = &message{text: true, payload: []byte("pong")}
+	ping      = &message{opText, []byte("ping")}
+	pong      = &message{opText, []byte("pong")}
 	targetKey = []byte("targetPeerId")
 	parsers   fastjson.ParserPool
 )
@@ -107,11 +113,11 @@ func (m *member) answered(x *message) bool {
 	if !m.heard.Load() {
 		m.heard.Store(true)
 	}
-	if x.text && string(x.payload) == "ping" {
+	if x.opcode == opText && string(x.payload) == "ping" {
 		m.conn.send(pong)
 		return true
 	}
-	return x.text && string(x.payload) == "pong"
+	return x.opcode == opText && string(x.payload) == "pong"
 }
 
 // receive relays what came from m.
@@ -130,7 +136,7 @@ func (m *member) receive(x *message) {
 // recipients are all in the room but the sender, or those that a text message names at the top level of a JSON object.
 func (m *member) recipients(x *message) (to []*member, except *member) {
 	all := *m.room.list.Load()
-	if !x.text || !bytes.Contains(x.payload, targetKey) {
+	if x.opcode != opText || !bytes.Contains(x.payload, targetKey) {
 		return all, m
 	}
 	p := parsers.Get()
@@ -154,7 +160,7 @@ func (m *member) recipients(x *message) (to []*member, except *member) {
 // heartbeat looks at every member once per interval: it closes those from which nothing came since the last look and
 // pings the others.
 func (r *relay) heartbeat(ctx context.Context) {
-	tick := time.NewTicker(max(r.settings.checkInterval/slots, time.Microsecond))
+	tick := time.NewTicker(max(r.interval/slots, time.Microsecond))
 	for i := 0; ; i = (i + 1) % slots {
 		select {
 		case <-ctx.Done():
@@ -162,13 +168,13 @@ func (r *relay) heartbeat(ctx context.Context) {
 		case <-tick.C:
 		}
 		r.mu.Lock()
-		due := slices.Clone(r.slots[i])
+		due := slices.Collect(maps.Keys(r.slots[i]))
 		r.mu.Unlock()
 		for _, m := range due {
 			if m.heard.Swap(false) {
 				m.conn.send(ping)
 			} else {
-				m.conn.close()
+				m.conn.Close()
 			}
 		}
 	}

@@ -3,7 +3,6 @@ package report
 import (
 	"math"
 	"slices"
-	"strings"
 )
 
 // chart has a row for each scenario and a dot for each server, on a logarithmic scale, as there are factors of 1.1 and
@@ -35,25 +34,14 @@ const (
 	rowHeight = 32
 )
 
-func (c *chart) Width() int  { return width }
 func (c *chart) Bottom() int { return top + rowHeight*len(c.Rows) }
-func (c *chart) TickY() int  { return c.Bottom() + 13 }
 func (c *chart) Height() int { return c.Bottom() + 24 }
-func (r chartRow) DotY() int { return r.Y + 10 }
-func (d dot) TextX() int     { return d.X + 8 }
-func (c *chart) SVG() string {
-	var b strings.Builder
-	if err := pages.ExecuteTemplate(&b, "chart.svg", c); err != nil {
-		panic(err) // the template and its data are both ours
-	}
-	return b.String()
-}
 
 // colours of the servers, in their order: told apart also by those who see red and green alike (Okabe and Ito).
 var colours = []string{"#d55e00", "#0072b2", "#009e73", "#cc79a7", "#b59a00", "#56b4e9", "#808080"}
 
-// charts draws what the figures allow; a picture without data is left out.
-func (r *Report) charts() (out []*chart) {
+// Charts draws what the figures allow; a picture without data is left out.
+func (r *Report) Charts() (out []*chart) {
 	add := func(c *chart, metric string, figure func(Summary) (float64, bool)) {
 		for _, s := range r.Scenarios {
 			x := chartRow{Title: s.Title, Y: top + rowHeight*len(c.Rows) + 12}

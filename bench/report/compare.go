@@ -31,28 +31,35 @@ type Change struct {
 
 // Comparison is what two reports have to say to each other.
 type Comparison struct {
-	Changes    []Change
-	Remarks    []string // circumstances that differ, and what failed or is missing in the new report
-	failed     bool     // something did
-	incomplete bool     // the new run was interrupted
+	Changes []Change
+	Remarks []string // circumstances that differ, and what failed or is missing in the new report
+
+	// Status is the exit status of a gate: 1 if something got worse, failed or is missing; 2 if nothing can be said, since
+	// the new run was interrupted or the two have nothing in common or too few rounds.
+	Status int
 }
 
 // Compare finds what got better or worse between two reports, for the first server of the new one. Where both reports
 // have another server in common, its figures of the same rounds stand for the machine's mood: the ratios to it are
 // compared, by the Mann-Whitney U test.
 func Compare(old, new *Report) *Comparison {
-	c := &Comparison{incomplete: new.Interrupted, Remarks: differences(old, new)}
+	c := &Comparison{Remarks: differences(old, new)}
+	failed := false
+	fail := func(text string) {
+		failed = true
+		c.Remarks = append(c.Remarks, text)
+	}
 	for _, f := range new.Faults() {
-		c.fail("FAILED: %s", oneLine(f))
+		fail("FAILED: " + oneLine(f))
 	}
 	if new.Interrupted {
-		c.fail("The new run was interrupted: nothing can be concluded.")
+		fail("The new run was interrupted: nothing can be concluded.")
 	}
-	if len(new.Servers) == 0 {
-		return c
-	}
-	subject := new.Servers[0].Name
 	for _, o := range old.Scenarios {
+		if len(new.Servers) == 0 {
+			break
+		}
+		subject := new.Servers[0].Name
 		before := o.Result(subject)
 		if before == nil || len(before.Summary) == 0 {
 			continue // it has nothing to compare with
@@ -62,16 +69,21 @@ func Compare(old, new *Report) *Comparison {
 			changes = compare(o, new.Scenarios[k], subject)
 		}
 		if len(changes) == 0 {
-			c.fail("MISSING: %s is in the old report only", o.Name)
+			fail("MISSING: " + o.Name + " is in the old report only")
 		}
 		c.Changes = append(c.Changes, changes...)
 	}
+	worse := slices.ContainsFunc(c.Changes, func(x Change) bool { return x.Verdict < 0 })
+	told := slices.ContainsFunc(c.Changes, func(x Change) bool { return !x.Few })
+	switch {
+	case new.Interrupted || len(c.Changes) == 0:
+		c.Status = 2
+	case failed || worse:
+		c.Status = 1
+	case !told:
+		c.Status = 2
+	}
 	return c
-}
-
-func (c *Comparison) fail(format string, args ...any) {
-	c.failed = true
-	c.Remarks = append(c.Remarks, fmt.Sprintf(format, args...))
 }
 
 // compare is Compare for one scenario.
@@ -87,8 +99,7 @@ func compare(o, n *Scenario, subject string) (out []Change) {
 			continue
 		}
 		c := Change{Scenario: n.Name, Metric: m, Old: a.Median, New: b.Median}
-		was, _ := before.values(m.Name)
-		is, _ := after.values(m.Name)
+		was, is := before.values(m.Name), after.values(m.Name)
 		for _, r := range n.Results {
 			x, y := before.ratios(o.Result(r.Server), m.Name), after.ratios(r, m.Name)
 			if r.Server != subject && len(x) > 0 && len(y) > 0 {
@@ -143,22 +154,6 @@ func differences(old, new *Report) (out []string) {
 		}
 	}
 	return out
-}
-
-// Status is the exit status of a gate: 1 if something got worse, failed or is missing; 2 if nothing can be said, since
-// the new run was interrupted or the two have nothing in common or too few rounds.
-func (c *Comparison) Status() int {
-	told := func(x Change) bool { return !x.Few }
-	worse := func(x Change) bool { return x.Verdict < 0 }
-	switch {
-	case c.incomplete || len(c.Changes) == 0:
-		return 2
-	case c.failed || slices.ContainsFunc(c.Changes, worse):
-		return 1
-	case !slices.ContainsFunc(c.Changes, told):
-		return 2
-	}
-	return 0
 }
 
 // String is the comparison as text.

@@ -41,10 +41,10 @@ func TestVerdict(t *testing.T) {
 			t.Errorf("gws %v: %q, want %q in it and not %q", gws, v, want, no)
 		}
 	}
-	f([]float64{3.9, 4, 4, 4.1, 4.2}, "gws × 2.00 (1.95–2.10)", "No difference")
-	f([]float64{0.9, 1, 1, 1, 1.1}, "gws × 0.50", "No difference")
-	f([]float64{1.5, 2, 2.1, 3, 4}, "No difference beyond noise: gws", "×")
-	f([]float64{4, 4, 4}, "Fewer than 5 rounds: no verdict on gws (× 2.00)", "No difference")
+	f([]float64{3.9, 4, 4, 4.1, 4.2}, "gws × 2.00 (1.95–2.10)", "no difference")
+	f([]float64{0.9, 1, 1, 1, 1.1}, "gws × 0.50", "no difference")
+	f([]float64{1.5, 2, 2.1, 3, 4}, "gws × 1.05 (0.75–2.00: no difference beyond noise)", "no verdict")
+	f([]float64{4, 4, 4}, "gws × 2.00 (fewer than 5 rounds: no verdict)", "no difference")
 }
 
 // The median of the rounds' ratios is neither the ratio of the medians nor of the means.
@@ -93,7 +93,7 @@ func TestCompare(t *testing.T) {
 		if len(c.Changes) != 1 || c.Changes[0].Verdict != want || c.Changes[0].Against != "gws" {
 			t.Fatalf("%v to %v: %+v, want verdict %d against gws", old, new, c.Changes, want)
 		}
-		if text, status := c.String(), c.Status(); (status == 1) != (want < 0) || text == "" {
+		if text, status := c.String(), c.Status; (status == 1) != (want < 0) || text == "" {
 			t.Errorf("%v to %v: status %d, %q", old, new, status, text)
 		}
 	}
@@ -118,8 +118,8 @@ func TestCompareIncomplete(t *testing.T) {
 		r := sample(five(2), five(4))
 		spoil(r)
 		r.Conclude()
-		if c := Compare(sample(five(2), five(4)), r); c.Status() != status || !strings.Contains(c.String(), want) {
-			t.Errorf("status %d, want %d, and %q in:\n%s", c.Status(), status, want, c)
+		if c := Compare(sample(five(2), five(4)), r); c.Status != status || !strings.Contains(c.String(), want) {
+			t.Errorf("status %d, want %d, and %q in:\n%s", c.Status, status, want, c)
 		}
 	}
 	f(0, "", func(*Report) {})
@@ -132,8 +132,8 @@ func TestCompareIncomplete(t *testing.T) {
 	old, more := sample(five(2), five(4)), *sample(five(2), five(4)).Scenarios[0]
 	more.Name = "chat"
 	old.Scenarios = append(old.Scenarios, &more)
-	if c := Compare(old, sample(five(2), five(4))); c.Status() != 1 || !strings.Contains(c.String(), "MISSING: chat") {
-		t.Errorf("status %d:\n%s", c.Status(), c)
+	if c := Compare(old, sample(five(2), five(4))); c.Status != 1 || !strings.Contains(c.String(), "MISSING: chat") {
+		t.Errorf("status %d:\n%s", c.Status, c)
 	}
 }
 
