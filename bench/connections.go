@@ -24,7 +24,7 @@ func (s *session) connects(ctx context.Context) error {
 	if err := s.fleet.Greet(ctx, limit); err != nil {
 		return err
 	}
-	if err := s.broadcast(ctx); err != nil {
+	if err := s.broadcast(ctx, shape.Rooms); err != nil {
 		return err
 	}
 	calls, _, err := s.counted(func() error {
@@ -37,9 +37,14 @@ func (s *session) connects(ctx context.Context) error {
 	return err
 }
 
-// broadcast lets one member of every room send one message; whom it does not reach, a message was lost for.
-func (s *session) broadcast(ctx context.Context) error {
-	if err := s.fleet.Once(ctx, s.b.opt.timeout); err != nil {
+// broadcasts is how many messages per second broadcast sends. Tens of thousands at once would test the length of the kernel's
+// queue for loopback packets, and its retransmissions.
+const broadcasts = 4000
+
+// broadcast lets one member of every room send a message; whom it does not reach, a message was lost for.
+func (s *session) broadcast(ctx context.Context, rooms int) error {
+	s.fleet.Begin(broadcasts)
+	if err := pause(ctx, settle+time.Duration(rooms)*time.Second/broadcasts); err != nil {
 		return err
 	}
 	return s.halt(ctx)
@@ -92,7 +97,7 @@ func (s *session) idle(ctx context.Context) error {
 			r.Metrics[report.Empty] = empty / (1 << 20)
 		}
 	}
-	return s.broadcast(ctx)
+	return s.broadcast(ctx, rooms)
 }
 
 // heartbeats measures one interval of pings and pongs and scales it to the contract's 30 s. Without a ping to about every

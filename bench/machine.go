@@ -5,7 +5,6 @@ import (
 	"os"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/prometheus/procfs"
@@ -46,11 +45,9 @@ func cpusOf(pid int) (out []int) {
 // load's threads pin themselves later, each to its own.
 func stepAside(cpus []int) {
 	runtime.GOMAXPROCS(len(cpus) + 2)
-	tasks, _ := os.ReadDir("/proc/self/task")
-	for _, t := range tasks {
-		if id, err := strconv.Atoi(t.Name()); err == nil {
-			_ = pin(id, cpus) // a thread may have ended meanwhile
-		}
+	threads, _ := proc.AllThreads(os.Getpid())
+	for _, t := range threads {
+		_ = pin(t.PID, cpus) // it may have ended meanwhile
 	}
 }
 

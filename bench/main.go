@@ -67,6 +67,6 @@ func compare(old, new string) (int, error) {
 		return 2, err
 	}
 	c := report.Compare(a, b)
-	fmt.Print(c)
+	fmt.Print(c.Text)
 	return c.Status, nil
 }

@@ -15,29 +15,30 @@ import (
 
 // options are the flags, checked.
 type options struct {
-	run        string
-	servers    string
-	custom     []string // of -server, each NAME=command
-	against    string
-	target     string
-	pid        int
-	duration   time.Duration
-	warmup     time.Duration
-	rounds     int
-	conns      int
-	heartbeat  time.Duration
-	timeout    time.Duration
-	serverCPUs int
-	addresses  []netip.Addr
-	repo       string
-	bin        string
-	out        string
-	quick      bool
-	build      bool
-	doctor     bool
-	compare    bool
-	rest       []string // arguments that are no flags
-	args       []string // as given
+	run           string
+	servers       string
+	furtherInSome bool     // of the servers some are measured in a few scenarios only
+	custom        []string // of -server, each NAME=command
+	against       string
+	target        string
+	pid           int
+	duration      time.Duration
+	warmup        time.Duration
+	rounds        int
+	conns         int
+	heartbeat     time.Duration
+	timeout       time.Duration
+	serverCPUs    int
+	addresses     []netip.Addr
+	repo          string
+	bin           string
+	out           string
+	quick         bool
+	build         bool
+	doctor        bool
+	compare       bool
+	rest          []string // arguments that are no flags
+	args          []string // as given
 }
 
 const usage = `bench measures WebSocket relays of the v1 contract and writes a report.
@@ -66,7 +67,7 @@ func (o *options) flags() *flag.FlagSet {
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
 	f.SetOutput(io.Discard) // faults are ours to print, in one line
 	f.StringVar(&o.run, "run", "", "measure the scenarios whose names match this `regexp`")
-	f.StringVar(&o.servers, "servers", builtIn, "measure these, some of "+builtIn+" (default all; only relaygate where -server is given, relaygate,gws with -quick)")
+	f.StringVar(&o.servers, "servers", builtIn, "measure these, in every scenario, some of "+builtIn+" (default "+quick+", the others in some scenarios; only relaygate where -server is given)")
 	f.Func("server", "measure another relay too: `NAME=command`, where {port} stands for the port to listen on (PORT and HOST are set as well); may be repeated", func(s string) error {
 		o.custom = append(o.custom, s)
 		return nil
@@ -126,7 +127,9 @@ func parseOptions(args []string, out io.Writer) (*options, error) {
 	case o.custom != nil:
 		o.servers = subject
 	case o.quick:
-		o.servers = "relaygate,gws"
+		o.servers = quick
+	default:
+		o.furtherInSome = true
 	}
 	if o.quick && !given["duration"] {
 		o.duration = 240 * time.Millisecond

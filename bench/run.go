@@ -16,8 +16,7 @@ import (
 // bench is one run: what is measured, with what, and the report that grows.
 type bench struct {
 	opt       *options
-	servers   []*server
-	usable    []*server // those that could be built
+	servers   []*server // later those that could be built
 	scenarios []*scenario
 	cpus      []int // that this process may use
 
@@ -107,6 +106,9 @@ func (b *bench) describeRun() {
 			r.Notes = append(r.Notes, "The target's process is not known (-pid), so there are no figures of CPU time, memory and system calls.")
 		}
 	}
+	if o.furtherInSome && o.target == "" {
+		r.Notes = append(r.Notes, "To save time, servers other than "+quick+" are measured in some scenarios only, unless -servers names them.")
+	}
 	if o.quick {
 		r.Notes = append(r.Notes, "A quick run measures for a shorter time, fewer servers and fewer scenarios.")
 	}
@@ -114,6 +116,7 @@ func (b *bench) describeRun() {
 
 // buildAll makes the servers' binaries; one that cannot be built is left out, and the report says why.
 func (b *bench) buildAll(ctx context.Context) {
+	var usable []*server
 	for _, s := range b.servers {
 		entry := report.Server{Name: s.name, About: s.about}
 		var err error
@@ -128,10 +131,11 @@ func (b *bench) buildAll(ctx context.Context) {
 			entry.Error = err.Error()
 			b.say("%s: %v", s.name, err)
 		} else {
-			b.usable = append(b.usable, s)
+			usable = append(usable, s)
 		}
 		b.report.Servers = append(b.report.Servers, entry)
 	}
+	b.servers = usable
 }
 
 // measure goes through the rounds of a scenario.
@@ -182,14 +186,16 @@ func (b *bench) measure(ctx context.Context, sc *scenario) {
 // serversOf are those that a scenario is measured on.
 func (b *bench) serversOf(sc *scenario) (out []*server) {
 	if !sc.loops {
-		return b.usable
+		return slices.DeleteFunc(slices.Clone(b.servers), func(s *server) bool {
+			return s.further && !sc.all && s.name != b.report.Against
+		})
 	}
-	i := slices.IndexFunc(b.usable, func(s *server) bool { return s.name == subject })
+	i := slices.IndexFunc(b.servers, func(s *server) bool { return s.name == subject })
 	if i < 0 || len(b.cpus) < 2 {
 		return nil
 	}
 	for loops, name := range []string{"1 loop", "2 loops"} {
-		s := *b.usable[i]
+		s := *b.servers[i]
 		s.name, s.cpus, s.loadCPUs = name, b.cpus[:loops+1], b.cpus[2:]
 		if len(s.loadCPUs) == 0 {
 			s.loadCPUs = []int{b.cpus[1], b.cpus[0]} // a single thread leaves the first to the server

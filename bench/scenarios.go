@@ -22,6 +22,7 @@ type scenario struct {
 	primary []string
 	pings   bool // heartbeats are measured (idle)
 	loops   bool // compares relaygate with one event loop and with two, not servers
+	all     bool // measured on every server, those too that are left out elsewhere to save time
 	quick   bool // part of -quick
 }
 
@@ -38,7 +39,7 @@ const oneLoop = "relaygate with one event loop on one CPU, and with two on two C
 
 var scenarios = []*scenario{
 	{
-		name: "fanout-10", title: "rooms of 10", primary: cost, quick: true, shape: tens,
+		name: "fanout-10", title: "rooms of 10", primary: cost, all: true, quick: true, shape: tens,
 		about: "100 rooms of 10; one sender per room, one message in flight",
 	},
 	{
@@ -47,12 +48,12 @@ var scenarios = []*scenario{
 		shape: load.Shape{Rooms: 2, Peers: 1000, Senders: 1, Window: 2, Size: small},
 	},
 	{
-		name: "chat", title: "rooms of 100, 16 busy senders", primary: cost, quick: true,
+		name: "chat", title: "rooms of 100, 16 busy senders", primary: cost, all: true, quick: true,
 		about: "4 rooms of 100; 16 busy senders per room, four messages in flight each",
 		shape: load.Shape{Rooms: 4, Peers: 100, Senders: 16, Window: 4, Size: small},
 	},
 	{
-		name: "direct", title: "direct messages", primary: cost, quick: true,
+		name: "direct", title: "direct messages", primary: cost, all: true, quick: true,
 		about: "50 rooms of 10; everyone sends to one other by targetPeerId, one message in flight each",
 		shape: load.Shape{Rooms: 50, Peers: 10, Senders: 10, Window: 1, Size: small, Direct: true},
 	},
@@ -96,7 +97,7 @@ var scenarios = []*scenario{
 		shape: load.Shape{Rooms: 300, Peers: 10, Senders: 1, Window: 1, Size: small},
 	},
 	{
-		name: "idle", title: "silent peers, rooms of 10", primary: []string{report.ResidentPerPeer, report.Empty}, measure: (*session).idle, pings: true,
+		name: "idle", title: "silent peers, rooms of 10", primary: []string{report.ResidentPerPeer, report.Empty}, measure: (*session).idle, all: true, pings: true,
 		about: "silent peers in rooms of 10; memory with none, half and all of them; heartbeats answered; at the end one broadcast per room",
 		shape: load.Shape{Peers: 10, Senders: 1, Window: 1, Size: small},
 	},

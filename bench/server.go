@@ -42,12 +42,16 @@ type server struct {
 
 	// perConn is roughly what a silent connection takes of its memory, in bytes; to tell what fits, nothing else.
 	perConn int
+
+	// further ones are measured in some scenarios only, unless they are asked for.
+	further bool
 }
 
 // subject is the name of the relay that the others are compared with, builtIn are those of the servers that bench makes.
 const (
 	subject = "relaygate"
 	builtIn = "relaygate,gws,gorilla,nbhttp"
+	quick   = "relaygate,gws"
 )
 
 // builtIns are the servers that bench makes itself.
@@ -79,6 +83,7 @@ func chooseServers(o *options) (out []*server, err error) {
 		if i < 0 {
 			return nil, fmt.Errorf("-servers: unknown server %q (want some of %s)", name, builtIn)
 		}
+		known[i].further = o.furtherInSome && !strings.Contains(quick, name)
 		out = append(out, known[i])
 	}
 	for _, definition := range o.custom {
@@ -126,8 +131,10 @@ func (s *server) make(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	build := exec.CommandContext(ctx, "go", "build", "-C", s.source, "-trimpath", "-ldflags", "-s -w", "-o", binary, ".")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0") // static, as the product is shipped
+	// As the product is shipped: static, and with a commit set by the linker, since relaygate without one reads it from Go's
+	// build information, which stays in its memory.
+	build := exec.CommandContext(ctx, "go", "build", "-C", s.source, "-trimpath", "-ldflags", "-s -w -X main.commit=measured", "-o", binary, ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("build: %w\n%s", err, lastLines(out))
 	}

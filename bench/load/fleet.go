@@ -225,23 +225,6 @@ func (f *Fleet) Halt(ctx context.Context, limit time.Duration) (Violations, erro
 	return v, err
 }
 
-// onceWindow bounds the messages of Once that are under way: tens of thousands at once would test the length of the
-// kernel's queue for loopback packets, and its retransmissions.
-const onceWindow = 64
-
-// Once sends one message on every stream and waits for the copies.
-func (f *Fleet) Once(ctx context.Context, limit time.Duration) error {
-	f.do(func(w *worker) {
-		w.now = w.clock()
-		w.once = len(w.led.streams)
-		for i := 0; i < onceWindow && w.once > 0; i++ {
-			w.once--
-			w.send(int32(w.once), w.now)
-		}
-	})
-	return f.await(ctx, limit, func(w *worker) bool { return w.once == 0 && w.led.got >= w.led.due })
-}
-
 // CPUSeconds is the CPU time a process has used, by a clock in nanoseconds where /proc counts in ticks of 10 ms: Linux makes
 // the clock's number of the process id's complement. It is 0 for no process and for one that has ended.
 func CPUSeconds(pid int) float64 {

@@ -132,14 +132,8 @@ func (w *worker) arrived(i int32, b []byte) {
 	if !w.traffic.closed {
 		_ = w.latency.RecordValue(w.now - head.sent)
 	}
-	if !completed {
-		return
-	}
-	if w.traffic.running && w.traffic.closed {
+	if completed && w.traffic.running && w.traffic.closed {
 		w.send(s.then, w.now)
-	} else if w.once > 0 {
-		w.once--
-		w.send(int32(w.once), w.now)
 	}
 }
 

@@ -8,6 +8,7 @@
 package load
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"runtime"
@@ -40,7 +41,6 @@ type worker struct {
 	away       int   // peers that left and are not back
 	leaver     int32 // who left last
 	unanswered int   // pings of Greet
-	once       int   // streams that Once has still to send on
 	latency    *hdrhistogram.Histogram
 	lag        *hdrhistogram.Histogram
 	progress   int64 // when a copy or a handshake last arrived
@@ -51,18 +51,11 @@ type worker struct {
 func histogram() *hdrhistogram.Histogram { return hdrhistogram.New(1, int64(10*time.Minute), 3) }
 
 func newWorker(id, cpu int, base time.Time) (*worker, error) {
-	ep, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
-	if err != nil {
-		return nil, fmt.Errorf("epoll_create: %w", err)
-	}
-	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
-	if err == nil {
-		ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: -1}
-		err = unix.EpollCtl(ep, unix.EPOLL_CTL_ADD, wake, &ev)
-	}
-	if err != nil {
-		unix.Close(ep)
-		return nil, fmt.Errorf("eventfd: %w", err)
+	ep, err1 := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	wake, err2 := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: -1}
+	if err := errors.Join(err1, err2, unix.EpollCtl(ep, unix.EPOLL_CTL_ADD, wake, &ev)); err != nil {
+		return nil, fmt.Errorf("epoll: %w", err)
 	}
 	w := &worker{
 		id: id, cpu: cpu, ep: ep, wake: wake, calls: make(chan func(), 16), base: base,

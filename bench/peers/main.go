@@ -29,7 +29,7 @@ func main() {
 	if ms, err := strconv.Atoi(os.Getenv("CONNECTION_CHECK_INTERVAL")); err == nil && ms > 0 {
 		interval = time.Duration(ms) * time.Millisecond
 	}
-	r := newRelay(net.JoinHostPort(os.Getenv("HOST"), os.Getenv("PORT")), interval)
+	r := &relay{addr: net.JoinHostPort(os.Getenv("HOST"), os.Getenv("PORT")), interval: interval, rooms: map[string]*room{}}
 	libraries := map[string]func(*relay) error{
 		"gws": serveGWS, "gorilla": serveGorilla, "nbhttp": serveNBHTTP,
 	}
@@ -37,7 +37,6 @@ func main() {
 		fmt.Fprintln(os.Stderr, "usage: peers gws|gorilla|nbhttp")
 		os.Exit(2)
 	}
-	go r.heartbeat(context.Background())
 	fmt.Fprintln(os.Stderr, libraries[os.Args[1]](r)) // until a signal ends the process
 	os.Exit(1)
 }

@@ -2,8 +2,6 @@ package main
 
 import (
 	"bytes"
-	"context"
-	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -32,13 +30,7 @@ type relay struct {
 	interval time.Duration // of the heartbeat
 	mu       sync.Mutex
 	rooms    map[string]*room
-	slots    [slots]map[*member]bool // of the heartbeat
-	joins    int
 }
-
-// slots is how many parts the members are pinged in, so that an interval's pings spread over it. A member keeps its slot,
-// and so has a whole interval for its answer.
-const slots = 100
 
 // room holds its members as a list that is never changed, only replaced, so that nobody locks to read it.
 type room struct {
@@ -51,16 +43,8 @@ type member struct {
 	conn  conn
 	id    string
 	room  *room
-	slot  int
 	heard atomic.Bool
-}
-
-func newRelay(addr string, interval time.Duration) *relay {
-	r := &relay{addr: addr, interval: interval, rooms: map[string]*room{}}
-	for i := range r.slots {
-		r.slots[i] = map[*member]bool{}
-	}
-	return r
+	timer *time.Timer // of the next ping
 }
 
 func (r *relay) join(relayID, peerID string, c conn) *member {
@@ -78,9 +62,7 @@ func (r *relay) join(relayID, peerID string, c conn) *member {
 	old := *x.list.Load()
 	list := append(old[:len(old):len(old)], m)
 	x.list.Store(&list)
-	r.joins++
-	m.slot = r.joins % slots
-	r.slots[m.slot][m] = true
+	m.timer = time.AfterFunc(r.interval, func() { r.check(m) })
 	return m
 }
 
@@ -98,7 +80,7 @@ func (r *relay) leave(m *member) {
 	}
 	list := slices.Concat(old[:i], old[i+1:])
 	m.room.list.Store(&list)
-	delete(r.slots[m.slot], m)
+	m.timer.Stop()
 }
 
 var (
@@ -157,25 +139,14 @@ func (m *member) recipients(x *message) (to []*member, except *member) {
 	return to, nil
 }
 
-// heartbeat looks at every member once per interval: it closes those from which nothing came since the last look and
-// pings the others.
-func (r *relay) heartbeat(ctx context.Context) {
-	tick := time.NewTicker(max(r.interval/slots, time.Microsecond))
-	for i := 0; ; i = (i + 1) % slots {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		r.mu.Lock()
-		due := slices.Collect(maps.Keys(r.slots[i]))
-		r.mu.Unlock()
-		for _, m := range due {
-			if m.heard.Swap(false) {
-				m.conn.send(ping)
-			} else {
-				m.conn.Close()
-			}
-		}
+// check comes once per interval: it closes a member from which nothing came since the last time, and pings the others.
+func (r *relay) check(m *member) {
+	if !m.heard.Swap(false) {
+		m.conn.Close()
+		return
 	}
+	r.mu.Lock() // join has set the timer by then
+	m.timer.Reset(r.interval)
+	r.mu.Unlock()
+	m.conn.send(ping)
 }
