@@ -98,7 +98,7 @@ var scenarios = []*scenario{
 	},
 	{
 		name: "idle", title: "silent peers, rooms of 10", primary: []string{report.ResidentPerPeer, report.Empty}, measure: (*session).idle, all: true, pings: true,
-		about: "silent peers in rooms of 10; memory with none, half and all of them; heartbeats answered; at the end one broadcast per room",
+		about: "silent peers in rooms of 10; memory with none, half and all of them; heartbeats answered; at the end a broadcast in every room",
 		shape: load.Shape{Peers: 10, Senders: 1, Window: 1, Size: small},
 	},
 	{
