@@ -53,8 +53,8 @@ func TestDoctor(t *testing.T) {
 			t.Errorf("exit status %d, no %q in:\n%s", v.status, want, &v.out)
 		}
 	}
-	tight := limits{openFiles: 1024, ports: 28232, memory: 64 << 30}
-	if _, fits := tight.check(100_000, 0, 0); fits != 1024-spareFiles {
+	tight := &bench{opt: &options{}, servers: []*server{{}}, limits: limits{openFiles: 1024, ports: 28232, memory: 64 << 30}}
+	if _, fits := tight.fitting(100_000); fits != 1024-spareFiles {
 		t.Errorf("%d connections fit into 1,024 open files", fits)
 	}
 }
@@ -83,6 +83,6 @@ func TestWrongUse(t *testing.T) {
 	f("-pid", "-pid", "1")
 	f("-target", "-target", "wss://host/v1")
 	f("-server-cpus", "-server-cpus", "x")
-	f("CPU 4095", "-load-cpus", "4095")
+	f("-server-cpus 4096", "-server-cpus", "4096")
 	f("-addresses", "-addresses", "127.0.0.1,::1")
 }

@@ -16,7 +16,7 @@ type limits struct {
 }
 
 // readLimits raises this process's open files, and so its children's, to the hard limit. A -target has a limit of its own.
-func readLimits(o *options) limits {
+func readLimits(target int) limits {
 	l := limits{ports: 28232}
 	if v, err := proc.SysctlInts("net.ipv4.ip_local_port_range"); err == nil && len(v) == 2 {
 		l.ports = v[1] - v[0] + 1
@@ -25,11 +25,9 @@ func readLimits(o *options) limits {
 		l.memory = int(*m.MemAvailableBytes)
 	}
 	// Of our control group; "max" is no number.
-	most, _ := os.ReadFile("/sys/fs/cgroup/memory.max")
-	if n, err := strconv.Atoi(strings.TrimSpace(string(most))); err == nil {
-		used, _ := os.ReadFile("/sys/fs/cgroup/memory.current")
-		now, _ := strconv.Atoi(strings.TrimSpace(string(used)))
-		l.memory = min(l.memory, max(n-now, 1))
+	if most, err := readNumber("/sys/fs/cgroup/memory.max"); err == nil {
+		used, _ := readNumber("/sys/fs/cgroup/memory.current")
+		l.memory = min(l.memory, max(most-used, 1))
 	}
 	var r syscall.Rlimit
 	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &r) == nil {
@@ -37,12 +35,20 @@ func readLimits(o *options) limits {
 		_ = syscall.Setrlimit(syscall.RLIMIT_NOFILE, &r)
 		l.openFiles = int(min(r.Max, 1<<40))
 	}
-	if p, err := proc.Proc(o.pid); o.pid != 0 && err == nil {
+	if p, err := proc.Proc(target); target != 0 && err == nil {
 		if x, err := p.Limits(); err == nil {
 			l.openFiles = min(l.openFiles, int(min(x.OpenFiles, 1<<40)))
 		}
 	}
 	return l
+}
+
+func readNumber(file string) (int, error) {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(strings.TrimSpace(string(b)))
 }
 
 // perPair is how many connections to plan for one pair of addresses: most of the port range, at most 20,000.
@@ -62,17 +68,20 @@ const (
 	spareFiles   = 100
 )
 
-// check says for each limit how many of n connections fit. pairs is the number of address pairs that the load may use; 0
-// means as many as it takes. perConn is what the server takes for a connection, in bytes.
-func (l limits) check(n, pairs, perConn int) (out []finding, fits int) {
+// fitting says for each limit how many of n connections fit, and how many fit all of them.
+func (b *bench) fitting(n int) (out []finding, fits int) {
+	l, perConn := b.limits, 0
+	for _, s := range b.servers {
+		perConn = max(perConn, bytesPerConn+s.perConn)
+	}
 	out = []finding{{
 		fmt.Sprintf("open files per process: %d", l.openFiles), max(l.openFiles-spareFiles, 0),
-		fmt.Sprintf("ulimit -n %d as root, LimitNOFILE=%d for a service (above sysctl fs.nr_open: that first)", n+spareFiles, n+spareFiles),
+		fmt.Sprintf("ulimit -n %d as root, LimitNOFILE=%[1]d for a service (above sysctl fs.nr_open: that first)", n+spareFiles),
 	}, {
-		fmt.Sprintf("memory: %d MiB available, %d KiB per connection", l.memory>>20, (bytesPerConn+perConn)>>10), l.memory / (bytesPerConn + perConn),
+		fmt.Sprintf("memory: %d MiB available, %d KiB per connection", l.memory>>20, perConn>>10), l.memory / perConn,
 		"more memory for this machine or control group (memory.max), or -servers that take less",
 	}}
-	if pairs > 0 {
+	if pairs := len(b.opt.addresses); pairs > 0 {
 		out = append(out, finding{
 			fmt.Sprintf("ports: %d connections from each of -addresses", l.perPair()), pairs * l.perPair(),
 			"more -addresses, or sysctl -w net.ipv4.ip_local_port_range='10000 65000'",
@@ -83,15 +92,6 @@ func (l limits) check(n, pairs, perConn int) (out []finding, fits int) {
 		fits = min(fits, f.fits)
 	}
 	return out, fits
-}
-
-// fitting is check for this run's servers and addresses.
-func (b *bench) fitting(n int) ([]finding, int) {
-	perConn := 0
-	for _, s := range b.servers {
-		perConn = max(perConn, s.perConn)
-	}
-	return b.limits.check(n, len(b.opt.addresses), perConn)
 }
 
 // doctor prints which limits stand in the way of -conns and returns 1 if one does.

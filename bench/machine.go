@@ -5,7 +5,6 @@ import (
 	"os"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/prometheus/procfs"
@@ -23,60 +22,9 @@ var proc = func() procfs.FS {
 	return fs
 }()
 
-// parseCPUs reads a list such as 0,2-3. Empty means none.
-func parseCPUs(list string) (out []int, err error) {
-	for part := range strings.SplitSeq(list, ",") {
-		if part == "" {
-			continue
-		}
-		from, to, isRange := strings.Cut(part, "-")
-		a, err := strconv.Atoi(from)
-		b := a
-		if err == nil && isRange {
-			b, err = strconv.Atoi(to)
-		}
-		if err != nil || a < 0 || b < a || b > 4095 {
-			return nil, fmt.Errorf("%q is not a list of CPUs such as 0,2-3", list)
-		}
-		for ; a <= b; a++ {
-			out = append(out, a)
-		}
-	}
-	return out, nil
-}
-
-// formatCPUs writes a list that parseCPUs reads.
+// formatCPUs writes a list such as 0,2,3.
 func formatCPUs(cpus []int) string {
 	return strings.Trim(strings.ReplaceAll(fmt.Sprint(cpus), " ", ","), "[]")
-}
-
-// chooseCPUs applies the defaults: the first CPU for the server, the others for the load; a single one is shared.
-func (o *options) chooseCPUs(serverCPUs, loadCPUs string) (err error) {
-	if o.serverCPUs, err = parseCPUs(serverCPUs); err != nil {
-		return fmt.Errorf("-server-cpus: %w", err)
-	}
-	if o.loadCPUs, err = parseCPUs(loadCPUs); err != nil {
-		return fmt.Errorf("-load-cpus: %w", err)
-	}
-	all := cpusOf(0)
-	if len(o.serverCPUs) == 0 {
-		o.serverCPUs = all[:1]
-	}
-	if len(o.loadCPUs) == 0 {
-		o.loadCPUs = without(all, o.serverCPUs)
-	}
-	if len(o.loadCPUs) == 0 {
-		o.loadCPUs = all
-	}
-	if bad := without(slices.Concat(o.serverCPUs, o.loadCPUs), all); len(bad) > 0 {
-		return fmt.Errorf("CPU %d: this process may run on %s only", bad[0], formatCPUs(all))
-	}
-	return nil
-}
-
-// without returns the elements of a that are not in b.
-func without(a, b []int) []int {
-	return slices.DeleteFunc(slices.Clone(a), func(x int) bool { return slices.Contains(b, x) })
 }
 
 // cpusOf are the CPUs that a process may run on.
@@ -97,22 +45,10 @@ func cpusOf(pid int) (out []int) {
 // load's threads pin themselves later, each to its own.
 func stepAside(cpus []int) {
 	runtime.GOMAXPROCS(len(cpus) + 2)
-	tasks, _ := os.ReadDir("/proc/self/task")
-	for _, t := range tasks {
-		if id, err := strconv.Atoi(t.Name()); err == nil {
-			_ = pin(id, cpus) // a thread may have ended meanwhile
-		}
+	threads, _ := proc.AllThreads(os.Getpid())
+	for _, t := range threads {
+		_ = pin(t.PID, cpus) // it may have ended meanwhile
 	}
-}
-
-// cpuTime is seconds of the whole machine: used by all processes together, and taken by the hypervisor for others.
-func cpuTime() float64 {
-	s, err := proc.Stat()
-	if err != nil {
-		return 0
-	}
-	t := s.CPUTotal
-	return t.User + t.Nice + t.System + t.IRQ + t.SoftIRQ + t.Steal
 }
 
 // resident is a process's resident memory in bytes, to the byte where the kernel has smaps_rollup; 0 if there is none.
@@ -153,9 +89,7 @@ func (b *bench) describeMachine() report.Machine {
 	if info, err := proc.Meminfo(); err == nil && info.MemTotalBytes != nil {
 		m.MemoryMiB = *info.MemTotalBytes >> 20
 	}
-	var u unix.Utsname
-	if unix.Uname(&u) == nil {
-		m.Kernel = unix.ByteSliceToString(u.Sysname[:]) + " " + unix.ByteSliceToString(u.Release[:])
-	}
+	kernel, _ := os.ReadFile("/proc/sys/kernel/osrelease")
+	m.Kernel = "Linux " + strings.TrimSpace(string(kernel))
 	return m
 }

@@ -5,7 +5,7 @@
 // servers over the wire only and imports nothing of relaygate.
 //
 // The walk: options.go → server.go builds → run.go goes through scenarios.go, rounds and servers; each measurement is a
-// session.go: start, connect, warm up, measure (closed.go, open.go, connections.go), check every message, stop → report.
+// session.go: start, connect, warm up, measure (traffic.go, connections.go), check every message, stop → report.
 package main
 
 import (
@@ -24,30 +24,31 @@ import (
 // The main goroutine stays on the main thread, which starts the servers (see spawn).
 func init() { runtime.LockOSThread() }
 
-func main() { os.Exit(run(os.Args[1:])) }
+func main() {
+	status, err := run(os.Args[1:])
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "bench: %v (-h lists what there is)\n", err)
+	}
+	os.Exit(status)
+}
 
 // run is main with a result: the exit status.
-func run(args []string) int {
+func run(args []string) (int, error) {
 	o, err := parseOptions(args, os.Stdout)
 	switch {
 	case errors.Is(err, flag.ErrHelp):
-		return 0
+		return 0, nil
 	case err != nil:
-		return wrong(err)
-	case o.list:
-		for _, s := range scenarios {
-			fmt.Printf("%-12s %s: %s\n", s.name, s.title, s.about)
-		}
-		return 0
-	case o.compare != nil:
-		return compare(o.compare[0], o.compare[1])
+		return 2, err
+	case o.compare:
+		return compare(o.rest[0], o.rest[1])
 	}
 	b, err := newBench(o)
 	if err != nil {
-		return wrong(err)
+		return 2, err
 	}
 	if o.doctor {
-		return b.doctor()
+		return b.doctor(), nil
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -55,22 +56,17 @@ func run(args []string) int {
 	return b.run(ctx)
 }
 
-func wrong(err error) int {
-	fmt.Fprintf(os.Stderr, "bench: %v (-h lists what there is)\n", err)
-	return 2
-}
-
 // compare prints what changed from the old report to the new one, and returns the exit status of a gate.
-func compare(old, new string) int {
+func compare(old, new string) (int, error) {
 	a, err := report.Read(old)
 	if err != nil {
-		return wrong(err)
+		return 2, err
 	}
 	b, err := report.Read(new)
 	if err != nil {
-		return wrong(err)
+		return 2, err
 	}
 	c := report.Compare(a, b)
-	fmt.Print(c)
-	return c.Status()
+	fmt.Print(c.Text)
+	return c.Status, nil
 }

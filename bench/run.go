@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -15,10 +16,12 @@ import (
 // bench is one run: what is measured, with what, and the report that grows.
 type bench struct {
 	opt       *options
-	servers   []*server
-	usable    []*server // those that could be built
+	servers   []*server // later those that could be built
 	scenarios []*scenario
 	cpus      []int // that this process may use
+
+	serverCPUs, loadCPUs []int
+
 	limits    limits
 	logs      string           // directory of the servers' output
 	now       *report.Scenario // under way
@@ -27,38 +30,42 @@ type bench struct {
 	countless bool // system calls cannot be counted
 }
 
-func newBench(o *options) (*bench, error) {
-	b := &bench{opt: o, limits: readLimits(o), cpus: cpusOf(0)}
-	var err error
+func newBench(o *options) (b *bench, err error) {
+	b = &bench{opt: o, limits: readLimits(o.pid), cpus: cpusOf(0)}
 	if b.servers, err = chooseServers(o); err != nil {
 		return nil, err
 	}
-	b.report.Against = b.servers[0].name
-	if o.against != "" {
-		b.report.Against = o.against
-	}
+	b.report.Against = cmp.Or(o.against, b.servers[0].name)
 	if !slices.ContainsFunc(b.servers, func(s *server) bool { return s.name == b.report.Against }) {
 		return nil, fmt.Errorf("-against %s: it is not among the servers", o.against)
 	}
+	b.serverCPUs, b.loadCPUs = b.split(o.serverCPUs)
 	for _, s := range b.servers {
-		s.cpus, s.loadCPUs = o.serverCPUs, o.loadCPUs
+		s.cpus, s.loadCPUs = b.serverCPUs, b.loadCPUs
 	}
 	b.scenarios, err = pick(o.run, o.quick)
 	return b, err
 }
 
+// split gives the first n CPUs to the servers and the others to the load, which shares them all if there are no others.
+func (b *bench) split(n int) (servers, load []int) {
+	if n == len(b.cpus) {
+		return b.cpus, b.cpus
+	}
+	return b.cpus[:n], b.cpus[n:]
+}
+
 // run measures and writes the report, also when it is interrupted, and returns the exit status.
-func (b *bench) run(ctx context.Context) int {
+func (b *bench) run(ctx context.Context) (status int, err error) {
 	b.began = time.Now()
 	dir := filepath.Join(b.opt.out, b.began.Format("2006-01-02T15-04-05.000"))
 	b.logs = filepath.Join(dir, "logs")
 	if err := os.MkdirAll(b.logs, 0o755); err != nil {
-		fmt.Fprintln(os.Stderr, "bench:", err)
-		return 1
+		return 1, err
 	}
 	b.describeRun()
 	b.buildAll(ctx)
-	stepAside(b.opt.loadCPUs)
+	stepAside(b.loadCPUs)
 	for i, sc := range b.scenarios {
 		b.say("scenario %d of %d, after %s: %s", i+1, len(b.scenarios), time.Since(b.began).Round(time.Second), sc.title)
 		b.measure(ctx, sc)
@@ -66,7 +73,7 @@ func (b *bench) run(ctx context.Context) int {
 	r := &b.report
 	r.Seconds, r.Interrupted = time.Since(b.began).Seconds(), ctx.Err() != nil
 	r.Conclude()
-	outcome, status := "every message was checked, none was lost, doubled or out of order", 0
+	outcome := "every message was checked, none was lost, doubled or out of order"
 	if len(r.Faults()) > 0 {
 		outcome, status = "with FAILURES", 1
 	} else {
@@ -76,11 +83,10 @@ func (b *bench) run(ctx context.Context) int {
 		outcome, status = "interrupted, "+outcome, 130
 	}
 	if err := r.Write(dir); err != nil {
-		fmt.Fprintln(os.Stderr, "bench:", err)
-		return 1
+		return 1, err
 	}
 	fmt.Printf("\n%s\n%s after %.0f s: %s\n", r.Brief(), filepath.Join(dir, "report.html"), r.Seconds, outcome)
-	return status
+	return status, nil
 }
 
 // describeRun fills in where and how.
@@ -88,50 +94,33 @@ func (b *bench) describeRun() {
 	r, o := &b.report, b.opt
 	r.Schema, r.Started, r.Command, r.Machine = report.Schema, b.began, o.commandLine(), b.describeMachine()
 	r.Method = report.Method{
-		ServerCPUs: formatCPUs(o.serverCPUs), LoadCPUs: formatCPUs(o.loadCPUs), Duration: o.duration.Seconds(),
+		ServerCPUs: formatCPUs(b.serverCPUs), LoadCPUs: formatCPUs(b.loadCPUs), Duration: o.duration.Seconds(),
 		Warmup: o.warmup.Seconds(), Rounds: o.rounds, Heartbeat: o.heartbeat.Seconds(), Conns: o.conns,
+	}
+	if len(b.serverCPUs) == len(b.cpus) {
+		r.Notes = append(r.Notes, "Servers and load share their CPUs: CPU per delivery holds, throughput and latency include the load's own work.")
 	}
 	if o.target != "" {
 		r.Method.ServerCPUs = ""
+		if o.pid == 0 {
+			r.Notes = append(r.Notes, "The target's process is not known (-pid), so there are no figures of CPU time, memory and system calls.")
+		}
 	}
-	if len(without(o.serverCPUs, o.loadCPUs)) < len(o.serverCPUs) {
-		r.Notes = append(r.Notes, "Servers and load share a CPU: CPU per delivery holds, throughput and latency include the load's own work.")
-	}
-	if o.target != "" && o.pid == 0 {
-		r.Notes = append(r.Notes, "The target's process is not known (-pid), so there are no figures of CPU time, memory and system calls.")
+	if o.furtherInSome && o.target == "" {
+		r.Notes = append(r.Notes, "To save time, servers other than "+quick+" are measured in some scenarios only, unless -servers names them.")
 	}
 	if o.quick {
-		r.Notes = append(r.Notes, "A quick run measures for a shorter time, fewer servers, and leaves out these scenarios: "+titles(func(sc *scenario) bool { return !sc.quick })+".")
+		r.Notes = append(r.Notes, "A quick run measures for a shorter time, fewer servers and fewer scenarios.")
 	}
-	var further []string
-	for _, s := range b.servers {
-		if s.further {
-			further = append(further, s.name)
-		}
-	}
-	if further != nil {
-		r.Notes = append(r.Notes, fmt.Sprintf("To save time %s are left out of these scenarios, and have one round in idle, unless -servers names them: %s.",
-			strings.Join(further, " and "), titles(func(sc *scenario) bool { return !sc.all && !sc.loops })))
-	}
-}
-
-// titles are those of some scenarios.
-func titles(of func(sc *scenario) bool) string {
-	var out []string
-	for _, sc := range scenarios {
-		if of(sc) {
-			out = append(out, sc.name)
-		}
-	}
-	return strings.Join(out, ", ")
 }
 
 // buildAll makes the servers' binaries; one that cannot be built is left out, and the report says why.
 func (b *bench) buildAll(ctx context.Context) {
+	var usable []*server
 	for _, s := range b.servers {
 		entry := report.Server{Name: s.name, About: s.about}
 		var err error
-		if b.opt.build && s.build != nil && ctx.Err() == nil {
+		if b.opt.build && s.source != "" && ctx.Err() == nil {
 			b.say("building %s", s.name)
 			err = s.make(ctx)
 		}
@@ -142,10 +131,11 @@ func (b *bench) buildAll(ctx context.Context) {
 			entry.Error = err.Error()
 			b.say("%s: %v", s.name, err)
 		} else {
-			b.usable = append(b.usable, s)
+			usable = append(usable, s)
 		}
 		b.report.Servers = append(b.report.Servers, entry)
 	}
+	b.servers = usable
 }
 
 // measure goes through the rounds of a scenario.
@@ -195,21 +185,23 @@ func (b *bench) measure(ctx context.Context, sc *scenario) {
 
 // serversOf are those that a scenario is measured on.
 func (b *bench) serversOf(sc *scenario) (out []*server) {
-	for _, s := range b.usable {
-		switch {
-		case !sc.loops && (sc.all || !s.further || s.name == b.report.Against):
-			out = append(out, s)
-		case sc.loops && s.name == subject && len(b.cpus) > 1:
-			for loops, name := range []string{"1 loop", "2 loops"} {
-				x := *s
-				x.name, x.cpus, x.loadCPUs = name, b.cpus[:loops+1], b.cpus[2:]
-				if len(x.loadCPUs) == 0 {
-					x.loadCPUs = []int{b.cpus[1], b.cpus[0]} // a single thread leaves the first to the server
-				}
-				x.env = []string{fmt.Sprintf("EVENT_LOOPS=%d", loops+1)}
-				out = append(out, &x)
-			}
+	if !sc.loops {
+		return slices.DeleteFunc(slices.Clone(b.servers), func(s *server) bool {
+			return s.further && !sc.all && s.name != b.report.Against
+		})
+	}
+	i := slices.IndexFunc(b.servers, func(s *server) bool { return s.name == subject })
+	if i < 0 || len(b.cpus) < 2 {
+		return nil
+	}
+	for loops, name := range []string{"1 loop", "2 loops"} {
+		s := *b.servers[i]
+		s.name, s.cpus, s.loadCPUs = name, b.cpus[:loops+1], b.cpus[2:]
+		if len(s.loadCPUs) == 0 {
+			s.loadCPUs = []int{b.cpus[1], b.cpus[0]} // a single thread leaves the first to the server
 		}
+		s.env = []string{fmt.Sprintf("EVENT_LOOPS=%d", loops+1)}
+		out = append(out, &s)
 	}
 	return out
 }
@@ -217,20 +209,20 @@ func (b *bench) serversOf(sc *scenario) (out []*server) {
 // round is one round of a scenario, in an order that rotates so that no server is always first, on all that have not
 // failed in it before: they would most likely only cost time.
 func (b *bench) round(ctx context.Context, sc *scenario, servers []*server, round int) {
-	servers = slices.DeleteFunc(slices.Clone(servers), func(s *server) bool {
-		return b.now.Result(s.name).Gone() || sc.once && s.further && round > 0
-	})
+	servers = slices.DeleteFunc(slices.Clone(servers), func(s *server) bool { return b.now.Result(s.name).Gone() })
 	if len(servers) == 0 {
 		return
 	}
-	var rounds []*report.Round
+	rounds := make([]*report.Round, len(servers))
 	if sc.measure == nil {
 		rounds = b.closedRound(ctx, sc, servers, round)
 	} else {
-		rounds = make([]*report.Round, len(servers))
 		for i := range servers {
 			k := (i + round) % len(servers)
-			rounds[k] = b.measureOne(ctx, sc, servers[k])
+			s := b.begin(ctx, sc, servers[k])
+			s.try(func() error { return sc.measure(s, ctx) })
+			s.end()
+			rounds[k] = s.round
 		}
 	}
 	if ctx.Err() != nil {
@@ -243,20 +235,6 @@ func (b *bench) round(ctx context.Context, sc *scenario, servers []*server, roun
 		figures = append(figures, servers[i].name+" "+r.Line(b.now.Primary[0]))
 	}
 	b.say("%s, round %d of %d: %s", sc.name, round+1, b.opt.rounds, strings.Join(figures, ", "))
-}
-
-// measureOne is one round of one server where they take no turns.
-func (b *bench) measureOne(ctx context.Context, sc *scenario, srv *server) *report.Round {
-	r := report.NewRound()
-	s, err := b.begin(ctx, srv, sc)
-	if err == nil {
-		err = s.fault(sc.measure(s, ctx, sc, r))
-		s.end()
-	}
-	if err != nil {
-		r.Error = err.Error()
-	}
-	return r
 }
 
 // note adds a remark to the scenario under way, once.

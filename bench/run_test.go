@@ -348,8 +348,9 @@ func TestTarget(t *testing.T) {
 	t.Cleanup(func() { relay.Process.Kill(); relay.Wait() })
 	at := fmt.Sprintf("127.0.0.1:%d", port)
 	waitFor(t, "relay", func() bool { c, err := net.Dial("tcp", at); return err == nil && c.Close() == nil })
+	t.Setenv("ADMIN_SECRET", "hush")
 	r, _ := measure(t, 0, "-target", "ws://"+at+"/v1", "-pid", fmt.Sprint(relay.Process.Pid), "-addresses", "127.0.0.1",
-		"-run", "^pair$", "-rounds", "1", "-duration", "100ms", "-secret", "hush")
+		"-run", "^pair$", "-rounds", "1", "-duration", "100ms")
 	got := r.Scenarios[0].Result("target").Rounds[0]
 	if got.Metrics[report.Deliveries] <= 0 || got.Metrics[report.CPUPerDelivery] <= 0 {
 		t.Errorf("%+v", got)

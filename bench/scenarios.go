@@ -14,8 +14,8 @@ type scenario struct {
 	name, title, about string
 
 	// measure is one round on one server. Without it the scenario is a closed loop: senders keep a window of messages on
-	// the way, and all servers are measured in turns (closed.go).
-	measure func(s *session, ctx context.Context, sc *scenario, r *report.Round) error
+	// the way, and all servers are measured in turns (traffic.go).
+	measure func(s *session, ctx context.Context) error
 
 	shape   load.Shape
 	rate    float64 // messages per second (open loops), or peers that leave
@@ -23,7 +23,6 @@ type scenario struct {
 	pings   bool // heartbeats are measured (idle)
 	loops   bool // compares relaygate with one event loop and with two, not servers
 	all     bool // measured on every server, those too that are left out elsewhere to save time
-	once    bool // but those other servers take part in the first round only, for a figure without a verdict
 	quick   bool // part of -quick
 }
 
@@ -40,7 +39,7 @@ const oneLoop = "relaygate with one event loop on one CPU, and with two on two C
 
 var scenarios = []*scenario{
 	{
-		name: "fanout-10", title: "rooms of 10", primary: cost, quick: true, all: true, shape: tens,
+		name: "fanout-10", title: "rooms of 10", primary: cost, all: true, quick: true, shape: tens,
 		about: "100 rooms of 10; one sender per room, one message in flight",
 	},
 	{
@@ -49,12 +48,12 @@ var scenarios = []*scenario{
 		shape: load.Shape{Rooms: 2, Peers: 1000, Senders: 1, Window: 2, Size: small},
 	},
 	{
-		name: "chat", title: "rooms of 100, 16 busy senders", primary: cost, quick: true, all: true,
+		name: "chat", title: "rooms of 100, 16 busy senders", primary: cost, all: true, quick: true,
 		about: "4 rooms of 100; 16 busy senders per room, four messages in flight each",
 		shape: load.Shape{Rooms: 4, Peers: 100, Senders: 16, Window: 4, Size: small},
 	},
 	{
-		name: "direct", title: "direct messages", primary: cost, quick: true, all: true,
+		name: "direct", title: "direct messages", primary: cost, all: true, quick: true,
 		about: "50 rooms of 10; everyone sends to one other by targetPeerId, one message in flight each",
 		shape: load.Shape{Rooms: 50, Peers: 10, Senders: 10, Window: 1, Size: small, Direct: true},
 	},
@@ -98,8 +97,8 @@ var scenarios = []*scenario{
 		shape: load.Shape{Rooms: 300, Peers: 10, Senders: 1, Window: 1, Size: small},
 	},
 	{
-		name: "idle", title: "silent peers, rooms of 10", primary: []string{report.ResidentPerPeer, report.Empty}, measure: (*session).idle, all: true, once: true, pings: true,
-		about: "silent peers in rooms of 10; memory with none, half and all of them; heartbeats answered; at the end one broadcast per room",
+		name: "idle", title: "silent peers, rooms of 10", primary: []string{report.ResidentPerPeer, report.Empty}, measure: (*session).idle, all: true, pings: true,
+		about: "silent peers in rooms of 10; memory with none, half and all of them; heartbeats answered; at the end a broadcast in every room",
 		shape: load.Shape{Peers: 10, Senders: 1, Window: 1, Size: small},
 	},
 	{
@@ -130,7 +129,7 @@ func pick(pattern string, quick bool) (out []*scenario, err error) {
 		}
 	}
 	if len(out) == 0 {
-		return nil, fmt.Errorf("-run %q: no scenario has such a name, or -quick leaves it out (-list shows them)", pattern)
+		return nil, fmt.Errorf("-run %q: no scenario has such a name, or -quick leaves it out (-h lists them)", pattern)
 	}
 	return out, nil
 }

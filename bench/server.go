@@ -2,12 +2,15 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"debug/buildinfo"
 	"errors"
 	"fmt"
-	"io"
+	"math/rand/v2"
 	"net"
+	"net/netip"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,18 +22,19 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"relaygate/bench/load"
 )
 
 // server is a relay to measure.
 type server struct {
 	name    string
 	about   string
-	command []string // what is started; PORT and HOST are in its environment
-	build   []string // go's arguments that make command[0]; nil: it is there
-	module  string   // whose version is reported
-	source  string   // the version of its source, if that is not a module's
-	custom  bool     // of -server: {port} in its command stands for the port
-	url     string   // a running relay (-target) instead of all this
+	command []string     // what is started; PORT and HOST are in its environment
+	source  string       // directory of the Go package that is built as command[0]; empty: it is there
+	module  string       // whose version is reported
+	custom  bool         // of -server: {port} in its command stands for the port
+	running *load.Target // a running relay (-target) instead of all this
 	pid     int
 
 	cpus, loadCPUs []int    // its own, and the load's beside it
@@ -43,74 +47,51 @@ type server struct {
 	further bool
 }
 
-// subject is the name of the relay that the others are compared with.
-const subject = "relaygate"
+// subject is the name of the relay that the others are compared with, builtIn are those of the servers that bench makes.
+const (
+	subject = "relaygate"
+	builtIn = "relaygate,gws,gorilla,nbhttp"
+	quick   = "relaygate,gws"
+)
 
 // builtIns are the servers that bench makes itself.
 func builtIns(o *options) []*server {
 	own, peers := filepath.Join(o.bin, "peers", subject), filepath.Join(o.bin, "peers", "peers")
-	source := describe(o.repo)
 	peer := func(name, module string, perConn int, about string) *server {
-		return &server{
-			name: name, about: about, command: []string{peers, name}, module: module, perConn: perConn,
-			build: []string{"build", "-C", filepath.Join(o.repo, "bench"), "-trimpath", "-ldflags", "-s -w", "-o", peers, "./peers"},
-		}
+		source := filepath.Join(o.repo, "bench", "peers")
+		return &server{name: name, about: about, command: []string{peers, name}, source: source, module: module, perConn: perConn}
 	}
 	return []*server{
-		{
-			name: subject, about: "this relay", command: []string{own}, module: "github.com/lesismal/nbio", perConn: 1 << 10, source: source,
-			build: []string{"build", "-C", o.repo, "-trimpath", "-ldflags", "-s -w -X main.commit=" + source, "-o", own, "."}, // as make build does
-		},
+		{name: subject, about: "this relay", command: []string{own}, source: o.repo, module: "github.com/lesismal/nbio", perConn: 1 << 10},
 		peer("gws", "github.com/lxzan/gws", 10<<10, "lxzan/gws: event handler and a goroutine per connection, a write queue without a bound"),
 		peer("gorilla", "github.com/gorilla/websocket", 14<<10, "gorilla/websocket: two goroutines and a channel of 256 messages per connection, as in its chat example"),
 		peer("nbhttp", "github.com/lesismal/nbio", 2<<10, "nbio with nbhttp/websocket and WriteMessage: an event loop"),
 	}
 }
 
-// describe names the commit of a source tree, and whether it was changed since.
-func describe(repo string) string {
-	out, err := exec.Command("git", "-C", repo, "describe", "--always", "--dirty", "--abbrev=8", "--exclude=*").Output()
-	if err != nil {
-		return "devel"
-	}
-	return strings.TrimSpace(string(out))
-}
-
-var serverName = regexp.MustCompile(`^[A-Za-z0-9._-]+$`)
-
-// builtIn are the names of the servers that bench makes.
-const builtIn = "relaygate,gws,gorilla,nbhttp"
+var customServer = regexp.MustCompile(`^([A-Za-z0-9._-]+)=(.*\S.*)$`)
 
 // chooseServers reads -target, or -servers and -server.
 func chooseServers(o *options) (out []*server, err error) {
 	if o.target != "" {
-		return []*server{{name: "target", about: o.target, url: o.target, pid: o.pid}}, nil
-	}
-	names := o.servers
-	switch {
-	case o.set["servers"]:
-	case o.custom != nil:
-		names = subject
-	case o.quick:
-		names = "relaygate,gws"
-	default:
-		names = builtIn
+		target, err := running(o.target)
+		return []*server{{name: "target", about: o.target, running: target, pid: o.pid}}, err
 	}
 	known := builtIns(o)
-	for name := range strings.FieldsFuncSeq(names, func(r rune) bool { return r == ',' }) {
+	for name := range strings.FieldsFuncSeq(o.servers, func(r rune) bool { return r == ',' }) {
 		i := slices.IndexFunc(known, func(s *server) bool { return s.name == name })
 		if i < 0 {
 			return nil, fmt.Errorf("-servers: unknown server %q (want some of %s)", name, builtIn)
 		}
-		known[i].further = !o.set["servers"] && name != subject && name != "gws"
+		known[i].further = o.furtherInSome && !strings.Contains(quick, name)
 		out = append(out, known[i])
 	}
 	for _, definition := range o.custom {
-		name, command, _ := strings.Cut(definition, "=")
-		if !serverName.MatchString(name) || strings.TrimSpace(command) == "" {
+		m := customServer.FindStringSubmatch(definition)
+		if m == nil {
 			return nil, fmt.Errorf("-server %q: want NAME=command", definition)
 		}
-		out = append(out, &server{name: name, about: command, custom: true, perConn: 24 << 10})
+		out = append(out, &server{name: m[1], about: m[2], custom: true, perConn: 24 << 10})
 	}
 	for i, s := range out {
 		if slices.ContainsFunc(out[:i], func(x *server) bool { return x.name == s.name }) {
@@ -123,35 +104,53 @@ func chooseServers(o *options) (out []*server, err error) {
 	return out, nil
 }
 
+// running resolves a -target URL.
+func running(target string) (*load.Target, error) {
+	u, err := url.Parse(target)
+	if err != nil || u.Hostname() == "" || u.Scheme != "ws" {
+		return nil, fmt.Errorf("-target %q: want ws://host:port/v1 (TLS would measure the load)", target)
+	}
+	addr, err := net.ResolveTCPAddr("tcp4", net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), "80")))
+	if err != nil {
+		return nil, fmt.Errorf("-target: %w", err)
+	}
+	at := addr.AddrPort()
+	t := &load.Target{
+		Host: u.Host, Path: cmp.Or(strings.TrimSuffix(u.Path, "/"), "/v1") + "?", Secret: os.Getenv("ADMIN_SECRET"),
+		Addr: netip.AddrPortFrom(at.Addr().Unmap(), at.Port()),
+	}
+	if u.RawQuery != "" {
+		t.Path += u.RawQuery + "&"
+	}
+	return t, nil
+}
+
 // make builds the server's binary.
-func (s *server) make(ctx context.Context) (err error) {
-	args := slices.Clone(s.build)
-	i := slices.Index(args, "-o") + 1
-	if args[i], err = filepath.Abs(args[i]); err != nil {
+func (s *server) make(ctx context.Context) error {
+	binary, err := filepath.Abs(s.command[0])
+	if err != nil {
 		return err
 	}
-	build := exec.CommandContext(ctx, "go", args...)
-	// Ctrl-C is for us: the compilers that go has started end with it.
-	build.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	build.Cancel = func() error { return syscall.Kill(-build.Process.Pid, syscall.SIGTERM) }
-	build.WaitDelay = 2 * time.Second
-	build.Env = append(os.Environ(), "CGO_ENABLED=0") // static, as the product is shipped
+	// As the product is shipped: static, and with a commit set by the linker, since relaygate without one reads it from Go's
+	// build information, which stays in its memory.
+	build := exec.CommandContext(ctx, "go", "build", "-C", s.source, "-trimpath", "-ldflags", "-s -w -X main.commit=measured", "-o", binary, ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("build: %w\n%s", err, lastLines(out))
 	}
 	return nil
 }
 
-// version reads Go's version and the library's from the binary.
+// version reads from the binary its own version, which names the commit, Go's and the library's.
 func (s *server) version() (string, error) {
-	if s.build == nil {
+	if s.source == "" {
 		return "", nil
 	}
 	info, err := buildinfo.ReadFile(s.command[0])
 	if err != nil {
 		return "", err
 	}
-	v := strings.TrimPrefix(s.source+", "+info.GoVersion, ", ")
+	v := info.Main.Version + ", " + info.GoVersion
 	for _, d := range info.Deps {
 		if d.Path == s.module {
 			v += ", " + strings.TrimPrefix(d.Path, "github.com/") + " " + d.Version
@@ -169,7 +168,7 @@ func (b *bench) spawn(c *exec.Cmd, cpus []int) error {
 	if err := pin(0, cpus); err != nil {
 		return err
 	}
-	return errors.Join(c.Start(), pin(0, b.opt.loadCPUs))
+	return errors.Join(c.Start(), pin(0, b.loadCPUs))
 }
 
 // process is a started server. Its output goes to a file, whose end explains a death.
@@ -258,13 +257,10 @@ func (p *process) stop() {
 }
 
 func (p *process) lastWords() string {
-	f, err := os.Open(p.log)
+	b, err := os.ReadFile(p.log)
 	if err != nil {
 		return ""
 	}
-	defer f.Close()
-	f.Seek(-16<<10, io.SeekEnd) // fails for a shorter one, which is then read from its beginning
-	b, _ := io.ReadAll(f)
 	if len(bytes.TrimSpace(b)) == 0 {
 		return "; it wrote nothing"
 	}
@@ -279,12 +275,11 @@ func lastLines(b []byte) string {
 // freePort finds a port outside the range that outgoing connections are given, which the load uses up.
 func freePort() (int, error) {
 	for range 200 {
-		port := 20000 + int(time.Now().UnixNano()/1000%12000)
+		port := 20000 + rand.N(12000)
 		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 		if err == nil {
 			return port, l.Close()
 		}
-		time.Sleep(37 * time.Microsecond)
 	}
 	return 0, errors.New("no free port between 20000 and 32000")
 }

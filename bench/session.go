@@ -3,60 +3,88 @@ package main
 import (
 	"context"
 	"fmt"
-	"net"
 	"net/netip"
-	"net/url"
-	"strings"
 	"time"
 
 	"relaygate/bench/load"
 	"relaygate/bench/report"
 )
 
-// session is a started server, or the running one, and the load connected to it.
+// session is one round of a scenario on one server: the server, started or already running, the load connected to it, and
+// what is measured.
 type session struct {
 	b      *bench
+	sc     *scenario
+	round  *report.Round
+	over   bool     // it failed or was ended
 	proc   *process // nil for a running one
 	pid    int      // 0: unknown, so there are no CPU and memory figures
 	cpus   int      // how many the server may use
 	load   []int    // the load's CPUs, as far as it has threads for them
 	target *load.Target
 	fleet  *load.Fleet
+	total  load.Marks // of all spans
 }
 
 // begin starts a server and the load's threads.
-func (b *bench) begin(ctx context.Context, srv *server, sc *scenario) (s *session, err error) {
-	s = &session{b: b, pid: srv.pid, load: srv.loadCPUs}
-	if rooms := sc.shape.Rooms; rooms > 0 && rooms < len(s.load) {
+func (b *bench) begin(ctx context.Context, sc *scenario, srv *server) *session {
+	s := &session{b: b, sc: sc, round: &report.Round{Metrics: map[string]float64{}}, pid: srv.pid, load: srv.loadCPUs}
+	s.try(func() error { return s.start(ctx, srv) })
+	return s
+}
+
+func (s *session) start(ctx context.Context, srv *server) (err error) {
+	if rooms := s.sc.shape.Rooms; rooms > 0 && rooms < len(s.load) {
 		s.load = s.load[:rooms] // a room is one thread's
 	}
-	if srv.url != "" {
-		s.cpus = len(cpusOf(srv.pid))
-		s.target, err = b.running(srv.url)
+	if srv.running != nil {
+		s.target, s.cpus = srv.running, len(cpusOf(srv.pid))
 	} else {
 		var env []string
-		if sc.shape.Rooms == 0 {
-			env = append(env, fmt.Sprintf("CONNECTION_CHECK_INTERVAL=%d", b.opt.heartbeat.Milliseconds()))
+		if s.sc.shape.Rooms == 0 {
+			env = append(env, fmt.Sprintf("CONNECTION_CHECK_INTERVAL=%d", s.b.opt.heartbeat.Milliseconds()))
 		}
-		if s.proc, err = b.startServer(ctx, srv, env...); err != nil {
-			return nil, err
+		if s.proc, err = s.b.startServer(ctx, srv, env...); err != nil {
+			return err
 		}
 		s.pid, s.cpus = s.proc.cmd.Process.Pid, len(srv.cpus)
 		at := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(s.proc.port))
-		s.target = &load.Target{Host: at.String(), Path: "/v1", Addr: at, Sources: b.sources(), PerSource: b.limits.perPair()}
+		s.target = &load.Target{Host: at.String(), Path: "/v1?", Addr: at}
 	}
-	if err == nil {
-		s.fleet, err = load.Start(s.load)
-	}
-	if err != nil {
-		s.end()
-		return nil, err
-	}
-	return s, nil
+	s.target.Sources = s.b.sources(s.target.Addr.Addr())
+	s.fleet, err = load.Start(s.load)
+	return err
 }
 
-// end stops both. The load goes first and resets its sockets, so that no port waits in TIME_WAIT.
+// try takes a step of the round unless it is over. A failure ends it, also when a promise was broken; a server that has
+// ended is then the error, whatever else it broke by that.
+func (s *session) try(step func() error) {
+	if s.over {
+		return
+	}
+	err := step()
+	if err == nil && s.round.Violations.Total() == 0 {
+		return
+	}
+	if s.proc != nil {
+		if dead := s.proc.ended(200 * time.Millisecond); dead != nil && err != nil {
+			err = fmt.Errorf("%w (%v)", dead, err)
+		} else if dead != nil {
+			err = dead
+		}
+	}
+	if err != nil {
+		s.round.Error = err.Error()
+	}
+	s.end()
+}
+
+// end stops both, if that has not been done. The load goes first and resets its sockets, so that no port waits in TIME_WAIT.
 func (s *session) end() {
+	if s.over {
+		return
+	}
+	s.over = true
 	if s.fleet != nil {
 		s.fleet.Close()
 	}
@@ -65,37 +93,9 @@ func (s *session) end() {
 	}
 }
 
-// running resolves a -target URL.
-func (b *bench) running(target string) (*load.Target, error) {
-	u, err := url.Parse(target)
-	if err != nil {
-		return nil, err
-	}
-	port := u.Port()
-	if port == "" {
-		port = "80"
-	}
-	addr, err := net.ResolveTCPAddr("tcp4", net.JoinHostPort(u.Hostname(), port))
-	if err != nil {
-		return nil, fmt.Errorf("-target: %w", err)
-	}
-	at := addr.AddrPort()
-	t := &load.Target{
-		Host: u.Host, Path: u.Path, Query: u.RawQuery, Secret: b.opt.secret, PerSource: b.limits.perPair(),
-		Sources: b.opt.addresses, Addr: netip.AddrPortFrom(at.Addr().Unmap(), at.Port()),
-	}
-	if t.Path == "" || t.Path == "/" {
-		t.Path = "/v1"
-	}
-	if t.Addr.Addr().IsLoopback() {
-		t.Sources = b.sources()
-	}
-	return t, nil
-}
-
-// sources are the loopback addresses that connections come from: those of -addresses, or 127.0.0.1 and up.
-func (b *bench) sources() []netip.Addr {
-	if len(b.opt.addresses) > 0 {
+// sources are the addresses that connections come from: those of -addresses, or to this machine 127.0.0.1 and up.
+func (b *bench) sources(to netip.Addr) []netip.Addr {
+	if len(b.opt.addresses) > 0 || !to.IsLoopback() {
 		return b.opt.addresses
 	}
 	a := netip.AddrFrom4([4]byte{127, 0, 0, 1})
@@ -118,55 +118,49 @@ func (s *session) connect(ctx context.Context, shape load.Shape) error {
 // parallel is how many handshakes are under way at once.
 const parallel = 128
 
-// span measures for a while.
-func (s *session) span(ctx context.Context, d time.Duration, t *totals) error {
-	all := cpuTime()
-	from := s.fleet.Mark(s.pid, load.Begin)
-	if err := pause(ctx, d); err != nil {
+// span starts the traffic and measures a while of it.
+func (s *session) span(ctx context.Context, warmup, length time.Duration) error {
+	s.fleet.Begin(s.sc.rate)
+	if err := pause(ctx, warmup); err != nil {
 		return err
 	}
-	to := s.fleet.Mark(s.pid, load.End)
-	t.all += cpuTime() - all
-	t.seconds += (to.Wall - from.Wall).Seconds()
-	t.delivered += float64(to.Delivered - from.Delivered)
-	t.reads += float64(to.Reads - from.Reads)
-	t.joins += float64(to.Joins - from.Joins)
-	t.cpu += (to.ServerCPU - from.ServerCPU).Seconds()
-	t.load += (to.CPU - from.CPU).Seconds()
+	s.fleet.Forget()
+	from := s.fleet.Mark(s.pid)
+	if err := pause(ctx, length); err != nil {
+		return err
+	}
+	s.total.Add(s.fleet.Mark(s.pid), 1)
+	s.total.Add(from, -1)
 	return nil
-}
-
-// totals is what was counted in spans; a measurement may consist of several.
-type totals struct {
-	seconds, delivered, reads, joins float64
-	cpu, load, all                   float64 // CPU seconds: of the server, of the load, and of everything on the machine
 }
 
 // loadFull is the share of its CPUs at which the load may be what limits a closed loop, unless the server is as busy.
 const loadFull = 0.9
 
-// measured turns totals into the metrics that all scenarios with traffic have.
-func (s *session) measured(r *report.Round, t *totals) {
-	r.Metrics[report.Deliveries] = t.delivered / t.seconds
-	if t.reads > 0 {
-		r.Metrics[report.PerRead] = t.delivered / t.reads
+// conclude turns what the spans counted into the metrics that all scenarios with traffic have.
+func (s *session) conclude() error {
+	t, r := &s.total, s.round
+	r.Metrics[report.Deliveries] = t.Delivered / t.Seconds
+	if t.Reads > 0 {
+		r.Metrics[report.PerRead] = t.Delivered / t.Reads
 	}
-	if t.joins > 0 {
-		r.Metrics[report.Joins] = t.joins / t.seconds
+	if t.Joins > 0 {
+		r.Metrics[report.Joins] = t.Joins / t.Seconds
 	}
-	r.Metrics[report.LoadCPU] = t.load / t.seconds / float64(len(s.load))
+	r.Metrics[report.LoadCPU] = t.CPU / t.Seconds / float64(len(s.load))
 	r.LoadBound = r.Metrics[report.LoadCPU] > loadFull
-	if s.pid == 0 || t.cpu <= 0 {
-		return
+	if t.ServerCPU <= 0 {
+		return nil
 	}
-	if t.delivered > 0 {
-		r.Metrics[report.CPUPerDelivery] = t.cpu * 1e6 / t.delivered
+	if t.Delivered > 0 {
+		r.Metrics[report.CPUPerDelivery] = t.ServerCPU * 1e6 / t.Delivered
 	}
-	busy := t.cpu / t.seconds / float64(s.cpus)
-	others := max(t.all-t.cpu-t.load, 0) / t.seconds
+	busy := t.ServerCPU / t.Seconds / float64(s.cpus)
+	others := max(t.AllCPU-t.ServerCPU-t.CPU, 0) / t.Seconds
 	r.Metrics[report.ServerCPU], r.Metrics[report.OtherCPU] = busy, others
 	r.Disturbed = others > 0.1
 	r.LoadBound = r.LoadBound && busy < loadFull
+	return nil
 }
 
 // counted has the system calls of something counted, in a pass of its own; where they cannot be, it is left out, there are
@@ -187,39 +181,24 @@ func (s *session) counted(pass func() error) (calls, writes float64, err error) 
 }
 
 // countTraffic counts the system calls of a while of traffic, from its first message to its last.
-func (s *session) countTraffic(ctx context.Context, sc *scenario, r *report.Round, d time.Duration) error {
-	before := s.fleet.Mark(0, load.Within).Delivered
+func (s *session) countTraffic(ctx context.Context, d time.Duration) error {
+	before := s.fleet.Mark(0).Delivered
 	calls, writes, err := s.counted(func() error {
-		s.fleet.Begin(sc.rate)
+		s.fleet.Begin(s.sc.rate)
 		if err := pause(ctx, d); err != nil {
 			return err
 		}
-		return s.halt(ctx, r)
+		return s.halt(ctx)
 	})
-	if n := float64(s.fleet.Mark(0, load.Within).Delivered - before); n > 0 {
-		r.Metrics[report.CallsPerDelivery], r.Metrics[report.WritesPerDelivery] = calls/n, writes/n
+	if n := s.fleet.Mark(0).Delivered - before; n > 0 {
+		s.round.Metrics[report.CallsPerDelivery], s.round.Metrics[report.WritesPerDelivery] = calls/n, writes/n
 	}
 	return err
 }
 
-// halt stops the traffic, waits for what is under way and takes the verdict of the checks. A server that has ended by
-// then is an error, whatever else it broke by that.
-func (s *session) halt(ctx context.Context, r *report.Round) (err error) {
-	r.Violations, err = s.fleet.Halt(ctx, s.b.opt.timeout)
-	if err == nil && s.proc != nil && r.Violations.Total() > 0 {
-		err = s.proc.ended(200 * time.Millisecond)
-	}
-	return err
-}
-
-// fault adds to an error what the server's end explains.
-func (s *session) fault(err error) error {
-	if s.proc == nil || err == nil {
-		return err
-	}
-	if dead := s.proc.ended(0); dead != nil && !strings.Contains(err.Error(), dead.Error()) {
-		return fmt.Errorf("%w (%v)", dead, err)
-	}
+// halt stops the traffic, waits for what is under way and takes the verdict of the checks.
+func (s *session) halt(ctx context.Context) (err error) {
+	s.round.Violations, err = s.fleet.Halt(ctx, s.b.opt.timeout)
 	return err
 }
 

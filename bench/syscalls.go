@@ -31,12 +31,11 @@ func count(pid int) (c *counters, err error) {
 	}
 	id, _ := strconv.ParseUint(strings.TrimSpace(string(number)), 10, 64)
 	attr := unix.PerfEventAttr{Type: unix.PERF_TYPE_TRACEPOINT, Config: id, Bits: unix.PerfBitInherit, Size: uint32(unsafe.Sizeof(unix.PerfEventAttr{}))}
-	threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	threads, err := proc.AllThreads(pid)
 	c = &counters{}
 	for _, t := range threads {
-		thread, _ := strconv.Atoi(t.Name())
 		for i := range c {
-			fd, e := unix.PerfEventOpen(&attr, thread, -1, -1, unix.PERF_FLAG_FD_CLOEXEC)
+			fd, e := unix.PerfEventOpen(&attr, t.PID, -1, -1, unix.PERF_FLAG_FD_CLOEXEC)
 			if e == nil {
 				c[i] = append(c[i], fd)
 				if i == 1 {

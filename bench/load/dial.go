@@ -1,21 +1,12 @@
 package load
 
 import (
-	"crypto/sha1"
-	"encoding/base64"
+	"errors"
 	"fmt"
 	"net/netip"
 
 	"golang.org/x/sys/unix"
 )
-
-// clientKey is every handshake's Sec-WebSocket-Key: a fixed one is as much work for the server as a random one.
-const clientKey = "cmVsYXlnYXRlIGJlbmNoIQ=="
-
-var acceptKey = func() string {
-	sum := sha1.Sum([]byte(clientKey + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
-	return base64.StdEncoding.EncodeToString(sum[:])
-}()
 
 // dialer opens queued connections, a bounded number at a time.
 type dialer struct {
@@ -30,25 +21,16 @@ type dialer struct {
 	after    string // request from the peer id's end on
 }
 
-// source is the address of the n-th connection of all, or nil where the kernel picks.
-func (t *Target) source(n int) unix.Sockaddr {
-	if len(t.Sources) == 0 {
-		return nil
-	}
-	return sockaddr(netip.AddrPortFrom(t.Sources[n/t.PerSource%len(t.Sources)], 0))
-}
-
 func sockaddr(a netip.AddrPort) unix.Sockaddr {
 	return &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}
 }
 
+// waiting is how many handshakes are not over.
+func (d *dialer) waiting() int { return len(d.queue) + d.flying }
+
 // prepare builds the parts of the request that all connections share.
-func (d *dialer) prepare(t *Target, prefix string, parallel int) {
-	query := t.Query
-	if query != "" {
-		query += "&"
-	}
-	d.before = "GET " + t.Path + "?" + query + "relayId=" + prefix
+func (d *dialer) prepare(t *Target, relays string, parallel int) {
+	d.before = "GET " + t.Path + "relayId=" + relays
 	d.after = " HTTP/1.1\r\nHost: " + t.Host + "\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
 		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + clientKey + "\r\n"
 	if t.Secret != "" {
@@ -85,10 +67,10 @@ func (w *worker) connect(i int32) error {
 		return fmt.Errorf("TCP_NODELAY: %w", err)
 	}
 	t := w.dialer.target
-	if src := t.source(int(c.nth)); src != nil {
+	if n := len(t.Sources); n > 0 {
 		// The port is picked at connect, when the whole four-tuple is known; otherwise all sources would share one range.
 		_ = unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1)
-		if err := unix.Bind(fd, src); err != nil {
+		if err := unix.Bind(fd, sockaddr(netip.AddrPortFrom(t.Sources[int(i)%n], 0))); err != nil {
 			return fmt.Errorf("bind: %w", err)
 		}
 	}
@@ -105,16 +87,14 @@ func (w *worker) connect(i int32) error {
 // upgrade writes the request. A fresh socket takes it whole; a connect that failed shows here as the write's error.
 func (w *worker) upgrade(i int32) {
 	c, d := &w.conns[i], &w.dialer
-	b := append(d.request[:0], d.before...)
-	b = fmt.Appendf(b, "-%x&peerId=p%07x", w.led.members[i].room, i)
-	b = append(b, d.after...)
-	d.request = b
-	n, err := rawWrite(int(c.fd), b)
+	room := i / w.led.peers
+	d.request = fmt.Appendf(d.request[:0], "%s-%x&peerId=p%07x%s", d.before, room, i, d.after)
+	n, err := raw(unix.SYS_WRITE, c.fd, d.request)
 	if err == unix.EAGAIN {
 		return
 	}
-	if err == nil && n < len(b) {
-		err = fmt.Errorf("the request did not fit the socket")
+	if err == nil && n < len(d.request) {
+		err = errors.New("the request did not fit the socket")
 	}
 	if err != nil {
 		w.ended(i, err)

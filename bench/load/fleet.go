@@ -2,15 +2,16 @@ package load
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"runtime/debug"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
+	"github.com/prometheus/procfs"
 	"golang.org/x/sys/unix"
 )
 
@@ -30,44 +31,44 @@ type Shape struct {
 // Conns is the number of connections of the whole shape.
 func (s Shape) Conns() int { return s.Rooms * s.Peers }
 
-// Target is where connections go to. One source address serves PerSource connections, then the next one's turn comes.
+// Target is where connections go to.
 type Target struct {
-	Host      string // of the Host header
-	Path      string // of the request, such as /v1
-	Query     string // kept in front of relayId and peerId
-	Secret    string
-	Addr      netip.AddrPort // IPv4
-	Sources   []netip.Addr   // none: the kernel picks
-	PerSource int
+	Host    string // of the Host header
+	Path    string // of the request, up to relayId: /v1? or with a query of its own /v1?key=value&
+	Secret  string
+	Addr    netip.AddrPort // IPv4
+	Sources []netip.Addr   // take turns; none: the kernel picks
 }
 
-// Marks are counters since the fleet started.
+// Marks are counters since the fleet started, and CPU seconds.
 type Marks struct {
-	Wall      time.Duration
-	CPU       time.Duration // this process's
-	ServerCPU time.Duration // 0 without a process id
-	Delivered uint64        // valid copies received
-	Reads     uint64        // reads that brought something: how far the relay batched
-	Joins     uint64        // handshakes completed
-	Pings     uint64        // the relay's heartbeats, all answered
+	Seconds   float64
+	CPU       float64 // this process's
+	ServerCPU float64 // 0 without a process id
+	AllCPU    float64 // the machine's: of all processes together, and taken by the hypervisor for others
+	Delivered float64 // valid copies received
+	Reads     float64 // reads that brought something: how far the relay batched
+	Joins     float64 // handshakes completed
+	Pings     float64 // the relay's heartbeats, all answered
 }
 
-// Edge says what a Mark means for the histograms, which hold the messages that were due between begin and end.
-type Edge int
-
-const (
-	Within Edge = iota
-	Begin
-	End
-)
+// Add adds another's counters, or with -1 takes them away.
+func (m *Marks) Add(o Marks, sign float64) {
+	m.Seconds += sign * o.Seconds
+	m.CPU += sign * o.CPU
+	m.ServerCPU += sign * o.ServerCPU
+	m.AllCPU += sign * o.AllCPU
+	m.Delivered += sign * o.Delivered
+	m.Reads += sign * o.Reads
+	m.Joins += sign * o.Joins
+	m.Pings += sign * o.Pings
+}
 
 // Fleet is the clients of one measurement, on one thread for each of its CPUs.
 type Fleet struct {
 	workers []*worker
-	ended   chan struct{}
+	running sync.WaitGroup
 	prefix  string // of the relay ids
-	rooms   int
-	conns   int
 }
 
 var fleets atomic.Int64 // keeps the relay ids of a process's fleets apart
@@ -75,132 +76,100 @@ var fleets atomic.Int64 // keeps the relay ids of a process's fleets apart
 // Start starts a worker on each of the CPUs.
 func Start(cpus []int) (*Fleet, error) {
 	debug.SetGCPercent(400)
-	f := &Fleet{ended: make(chan struct{}, len(cpus)), prefix: fmt.Sprintf("bench-%d-%d", os.Getpid(), fleets.Add(1))}
+	f := &Fleet{prefix: fmt.Sprintf("bench-%d-%d", os.Getpid(), fleets.Add(1))}
 	base := time.Now()
-	for _, cpu := range cpus {
-		w, err := newWorker(cpu, base)
+	for i, cpu := range cpus {
+		w, err := newWorker(i, cpu, base)
 		if err != nil {
 			f.Close()
 			return nil, err
 		}
 		f.workers = append(f.workers, w)
-		go func() { w.run(); f.ended <- struct{}{} }()
+		f.running.Go(w.run)
 	}
 	return f, nil
 }
 
 // Close resets all sockets, so that no port waits in TIME_WAIT, and ends the threads.
 func (f *Fleet) Close() {
-	for _, w := range f.workers {
-		w.call(func() { w.over = true })
-	}
-	for range f.workers {
-		<-f.ended
-	}
+	f.do(func(w *worker) { w.over = true })
+	f.running.Wait()
 }
 
-// do runs something on every worker's thread.
+// do runs something on every worker's thread, on one at a time.
 func (f *Fleet) do(act func(w *worker)) {
-	over := make(chan struct{}, len(f.workers))
+	var one sync.Mutex
+	var over sync.WaitGroup
 	for _, w := range f.workers {
-		w.call(func() { act(w); over <- struct{}{} })
-	}
-	for range f.workers {
-		<-over
-	}
-}
-
-// gather asks every worker for something, on its own thread.
-func gather[T any](f *Fleet, ask func(w *worker) T) (out []T) {
-	parts := make(chan T, len(f.workers))
-	f.do(func(w *worker) { parts <- ask(w) })
-	for range f.workers {
-		out = append(out, <-parts)
-	}
-	return out
-}
-
-// await lets every worker begin something, and waits until all are done, the limit is reached or ctx ends. The
-// condition is looked at on the worker's thread.
-func (f *Fleet) await(ctx context.Context, limit time.Duration, begin func(w *worker) (done func() bool)) error {
-	over := make(chan struct{}, len(f.workers))
-	for _, w := range f.workers {
+		over.Add(1)
 		w.call(func() {
-			w.waiting = &wait{done: begin(w), until: w.clock() + int64(limit), over: over}
+			one.Lock()
+			act(w)
+			one.Unlock()
+			over.Done()
 		})
 	}
-	for range f.workers {
+	over.Wait()
+}
+
+// await waits until something holds for all workers, the limit is reached or ctx ends, which alone is an error.
+func (f *Fleet) await(ctx context.Context, limit time.Duration, holds func(w *worker) bool) error {
+	for until := time.Now().Add(limit); ; {
+		all := true
+		f.do(func(w *worker) { all = all && holds(w) })
+		if all || time.Now().After(until) {
+			return nil
+		}
 		select {
-		case <-over:
 		case <-ctx.Done():
 			return ctx.Err()
+		case <-time.After(time.Millisecond):
 		}
 	}
-	return nil
 }
 
 // Connect opens the rooms of a shape, spread over the workers, at most parallel handshakes at a time, and tells how long
 // that took. It fails if any of them does.
 func (f *Fleet) Connect(ctx context.Context, limit time.Duration, t *Target, shape Shape, parallel int) (time.Duration, error) {
 	n := len(f.workers)
-	type part struct {
-		Shape
-		room, conn int // the first ones
-	}
-	parts := map[*worker]part{}
-	for i, w := range f.workers {
-		p := part{shape, f.rooms, f.conns}
-		p.Rooms = shape.Rooms*(i+1)/n - shape.Rooms*i/n
-		parts[w] = p
-		f.rooms += p.Rooms
-		f.conns += p.Conns()
-	}
 	began := time.Now()
-	err := f.await(ctx, limit, func(w *worker) func() bool {
-		d := &w.dialer
-		d.prepare(t, f.prefix, max(parallel/n, 1))
-		if p := parts[w]; p.Rooms > 0 {
-			d.err = w.build(p.Shape, uint32(p.room), int32(p.conn))
-		}
-		return func() bool { return len(d.queue) == 0 && d.flying == 0 }
+	f.do(func(w *worker) {
+		part := shape
+		part.Rooms = shape.Rooms*(w.id+1)/n - shape.Rooms*w.id/n
+		w.dialer.prepare(t, fmt.Sprintf("%s-%d", f.prefix, w.id), max(parallel/n, 1))
+		w.build(part)
 	})
+	err := f.await(ctx, limit, func(w *worker) bool { return w.dialer.waiting() == 0 })
 	took := time.Since(began)
-	if err != nil {
-		return took, err
-	}
-	return took, errors.Join(gather(f, func(w *worker) error {
-		d := &w.dialer
-		if n := len(d.queue) + d.flying; n > 0 {
-			return fmt.Errorf("%d handshakes not complete after %s", n, limit)
+	f.do(func(w *worker) {
+		if n := w.dialer.waiting(); n > 0 && err == nil {
+			err = fmt.Errorf("%d handshakes not complete after %s", n, limit)
 		}
-		if d.failed > 0 {
-			return fmt.Errorf("%d of %d connections failed: %w", d.failed, parts[w].Conns(), d.err)
+		if w.dialer.failed > 0 && err == nil {
+			err = fmt.Errorf("%d of %d connections failed: %w", w.dialer.failed, shape.Conns(), w.dialer.err)
 		}
-		return d.err
-	})...)
+	})
+	return took, err
 }
 
 // Greet lets every peer send a ping and waits for the pongs. A handshake's answer may reach us before the relay has put
 // the peer into its room; a pong comes after that, so nothing sent from then on can miss it.
 func (f *Fleet) Greet(ctx context.Context, limit time.Duration) error {
-	var asked, answered atomic.Int64
-	err := f.await(ctx, limit, func(w *worker) func() bool {
-		n := 0
-		w.pongs = 0
+	f.do(func(w *worker) {
+		w.unanswered = 0
 		for i := range w.conns {
-			if x := &w.conns[i]; x.state == open {
-				x.out = appendClientFrame(x.out, opText, x.key, []byte("ping"))
-				w.touch(int32(i))
-				n++
+			if w.conns[i].state == open {
+				w.queue(int32(i), opText, []byte("ping"))
+				w.unanswered++
 			}
 		}
-		asked.Add(int64(n))
-		return func() bool { return w.pongs >= n }
 	})
-	f.do(func(w *worker) { answered.Add(int64(w.pongs)) })
-	if err == nil && answered.Load() < asked.Load() {
-		err = fmt.Errorf("%d of %d pings were not answered", asked.Load()-answered.Load(), asked.Load())
-	}
+	err := f.await(ctx, limit, func(w *worker) bool { return w.unanswered <= 0 })
+	f.do(func(w *worker) {
+		if w.unanswered > 0 && err == nil {
+			err = fmt.Errorf("%d pings were not answered", w.unanswered)
+		}
+	})
 	return err
 }
 
@@ -210,40 +179,28 @@ func (f *Fleet) Begin(rate float64) {
 	f.do(func(w *worker) { w.start(rate / float64(len(f.workers))) })
 }
 
-// Mark reads the counters and, in the same moment, the CPU clocks of this process and of the server's.
-func (f *Fleet) Mark(pid int, at Edge) Marks {
-	var t Marks
-	for _, m := range gather(f, func(w *worker) Marks {
-		m := w.marks
-		m.Wall = time.Duration(w.clock())
-		if w == f.workers[0] {
-			m.CPU = CPUClock(os.Getpid())
-			m.ServerCPU = CPUClock(pid)
+// Mark reads the counters and, in the same moment, the CPU clocks of this process, of the server's and of the machine.
+func (f *Fleet) Mark(pid int) (m Marks) {
+	f.do(func(w *worker) {
+		if w.id == 0 {
+			m.Seconds = time.Duration(w.clock()).Seconds()
+			m.CPU, m.ServerCPU, m.AllCPU = CPUSeconds(os.Getpid()), CPUSeconds(pid), allCPUSeconds()
 		}
-		w.edge(at, int64(m.Wall))
-		return m
-	}) {
-		t.Wall = max(t.Wall, m.Wall)
-		t.CPU += m.CPU
-		t.ServerCPU += m.ServerCPU
-		t.Delivered += m.Delivered
-		t.Reads += m.Reads
-		t.Joins += m.Joins
-		t.Pings += m.Pings
-	}
-	return t
+		m.Add(w.marks, 1)
+	})
+	return m
 }
 
-// Histograms are the latencies recorded so far, in nanoseconds from the intended send times, and how late the load
+// Forget empties the histograms.
+func (f *Fleet) Forget() {
+	f.do(func(w *worker) { w.latency.Reset(); w.lag.Reset() })
+}
+
+// Histograms are the latencies recorded since Forget, in nanoseconds from the intended send times, and how late the load
 // itself was with sending.
 func (f *Fleet) Histograms() (latency, lag *hdrhistogram.Histogram) {
 	latency, lag = histogram(), histogram()
-	for _, pair := range gather(f, func(w *worker) [2]*hdrhistogram.Snapshot {
-		return [2]*hdrhistogram.Snapshot{w.latency.Export(), w.lag.Export()}
-	}) {
-		latency.Merge(hdrhistogram.Import(pair[0]))
-		lag.Merge(hdrhistogram.Import(pair[1]))
-	}
+	f.do(func(w *worker) { latency.Merge(w.latency); lag.Merge(w.lag) })
 	return latency, lag
 }
 
@@ -253,53 +210,38 @@ const quiet = 2 * time.Second
 // Halt stops sending and waits until all copies have arrived and all who left are back, or nothing has happened for a
 // while. What broke the contract so far is the result.
 func (f *Fleet) Halt(ctx context.Context, limit time.Duration) (Violations, error) {
-	err := f.await(ctx, limit, func(w *worker) func() bool {
-		w.traffic.running = false
-		progress := func() uint64 { return w.led.got + w.marks.Joins }
-		at, last := progress(), w.clock()
-		return func() bool {
-			if progress() != at {
-				at, last = progress(), w.clock()
-			}
-			return w.led.got >= w.led.due && w.away == 0 || w.clock()-last > int64(quiet)
-		}
+	f.do(func(w *worker) { w.traffic.running, w.progress = false, w.clock() })
+	err := f.await(ctx, limit, func(w *worker) bool {
+		return w.led.got >= w.led.due && w.away == 0 || w.clock()-w.progress > int64(quiet)
 	})
-	var v Violations
-	for _, part := range gather(f, func(w *worker) Violations {
+	v := Violations{Counts: map[string]uint64{}}
+	f.do(func(w *worker) {
 		if w.away > 0 {
 			w.led.v.add(Disconnected, w.away, "%d peers that left are not back: no answer to their close frame or their handshake", w.away)
 		}
 		w.led.settle()
-		return w.led.v
-	}) {
-		v.merge(part)
-	}
+		v.merge(w.led.v)
+	})
 	return v, err
 }
 
-// onceWindow bounds the messages of Once that are under way: tens of thousands at once would test the length of the
-// kernel's queue for loopback packets, and its retransmissions.
-const onceWindow = 64
-
-// Once sends one message on every stream and waits for the copies.
-func (f *Fleet) Once(ctx context.Context, limit time.Duration) error {
-	return f.await(ctx, limit, func(w *worker) func() bool {
-		w.now = w.clock()
-		w.once = len(w.led.streams)
-		for i := 0; i < onceWindow && w.once > 0; i++ {
-			w.once--
-			w.send(int32(w.once), w.now)
-		}
-		return func() bool { return w.once == 0 && w.led.got >= w.led.due }
-	})
-}
-
-// CPUClock is the CPU time a process has used, in nanoseconds where /proc counts in ticks of 10 ms: Linux makes the
-// clock's number of the process id's complement. It is 0 for no process and for one that has ended.
-func CPUClock(pid int) time.Duration {
+// CPUSeconds is the CPU time a process has used, by a clock in nanoseconds where /proc counts in ticks of 10 ms: Linux makes
+// the clock's number of the process id's complement. It is 0 for no process and for one that has ended.
+func CPUSeconds(pid int) float64 {
 	var ts unix.Timespec
 	if pid == 0 || unix.ClockGettime(int32(^pid<<3|2), &ts) != nil {
 		return 0
 	}
-	return time.Duration(ts.Nano())
+	return time.Duration(ts.Nano()).Seconds()
+}
+
+// allCPUSeconds is the machine's.
+func allCPUSeconds() float64 {
+	fs, err := procfs.NewDefaultFS()
+	if err != nil {
+		return 0
+	}
+	s, _ := fs.Stat()
+	t := s.CPUTotal
+	return t.User + t.Nice + t.System + t.IRQ + t.SoftIRQ + t.Steal
 }

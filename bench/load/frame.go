@@ -73,13 +73,18 @@ func appendClientFrame(dst []byte, opcode byte, key [4]byte, payload []byte) []b
 	dst = append(dst, key[:]...)
 	at := len(dst)
 	dst = append(dst, payload...)
-	maskBytes(dst[at:], key, 0)
+	maskBytes(dst[at:], key)
 	return dst
 }
 
-// maskBytes applies the mask key in place; offset is b's position in the payload.
-func maskBytes(b []byte, key [4]byte, offset int) {
+// maskBytes applies a mask key in place, from the payload's beginning on.
+func maskBytes(b []byte, key [4]byte) {
+	word := uint64(binary.LittleEndian.Uint32(key[:]))
+	word |= word << 32
+	for ; len(b) >= 8; b = b[8:] {
+		binary.LittleEndian.PutUint64(b, binary.LittleEndian.Uint64(b)^word)
+	}
 	for i := range b {
-		b[i] ^= key[(offset+i)&3]
+		b[i] ^= key[i&3]
 	}
 }

@@ -3,6 +3,7 @@ package load
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/json"
 	"testing"
 )
 
@@ -62,7 +63,7 @@ func TestClientFrameUnmasksToPayload(t *testing.T) {
 		if n > 4 && bytes.Equal(got, want) {
 			t.Errorf("length %d: payload is not masked", n)
 		}
-		maskBytes(got, key, 0)
+		maskBytes(got, key)
 		if !bytes.Equal(got, want) || !bytes.Equal(b[len(b)-n-4:len(b)-n], key[:]) {
 			t.Errorf("length %d: does not unmask to its payload", n)
 		}
@@ -70,35 +71,31 @@ func TestClientFrameUnmasksToPayload(t *testing.T) {
 }
 
 func TestMessageRoundTrip(t *testing.T) {
-	for _, target := range []int{everyone, 0, 0xabcdef} {
-		p := appendMessage(nil, 300, 0xdeadbeef, 7, target)
-		if len(p) != 300 {
-			t.Fatalf("target %d: %d bytes, want 300", target, len(p))
+	for _, target := range []int32{everyone, 0, 0xabcdef} {
+		b, at := newMessage(300, 7, target)
+		if len(b) != 300 || !json.Valid(b) {
+			t.Fatalf("target %d: %d bytes, want JSON of 300: %s", target, len(b), b)
 		}
-		s := newStamp(opText, [4]byte{9, 8, 7, 6}, p, target >= 0)
-		s.set(0x12345678, 0x123456789abcdef0)
-		payload := bytes.Clone(s.frame[len(s.frame)-300:])
-		maskBytes(payload, s.key, 0)
-		var h msgHead
-		if !parseHead(payload[:min(300, maxHead)], &h) {
-			t.Fatalf("target %d: %s does not parse", target, payload)
-		}
-		if h.room != 0xdeadbeef || h.stream != 7 || h.seq != 0x12345678 || h.sent != 0x123456789abcdef0 {
+		sent := bytes.Clone(b)
+		stamp(sent[at:], 0x12345678, 0x123456789abcdef0)
+		if h := readNumbers(sent[at:]); h != (msgHead{7, 0x12345678, 0x123456789abcdef0}) {
 			t.Errorf("target %d: got %+v", target, h)
+		}
+		if !json.Valid(sent) || !same(sent, b, at) {
+			t.Errorf("target %d: more than the numbers has changed: %s", target, sent)
 		}
 	}
 }
 
-func TestParseHeadRefusesOthersBytes(t *testing.T) {
-	good := appendMessage(nil, MinSize, 1, 2, everyone)
-	for i := range len(plainHead) {
-		if i >= roomAt && i < roomAt+8 || i >= streamAt && i < streamAt+8 || i >= seqAt && i < seqAt+8 || i >= timeAt && i < timeAt+16 {
-			continue // a number: any bytes give one, which is checked later
+func TestAnyChangedByteShows(t *testing.T) {
+	good, at := newMessage(128, 2, everyone)
+	for i := range good {
+		if i >= at && i < at+numbersLen {
+			continue // a number: any bytes give one, which is checked by the ledger
 		}
 		b := bytes.Clone(good)
 		b[i] ^= 1
-		var h msgHead
-		if parseHead(b[:len(plainHead)], &h) {
+		if same(b, good, at) {
 			t.Errorf("changed byte %d of %q went unnoticed", i, b)
 		}
 	}

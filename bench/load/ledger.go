@@ -26,9 +26,6 @@ type Violations struct {
 const maxExamples = 5
 
 func (v *Violations) add(kind string, n int, format string, args ...any) {
-	if v.Counts == nil {
-		v.Counts = map[string]uint64{}
-	}
 	v.Counts[kind] += uint64(n)
 	if len(v.Examples) < maxExamples {
 		v.Examples = append(v.Examples, fmt.Sprintf(format, args...))
@@ -46,13 +43,9 @@ func (v *Violations) Total() (total uint64) {
 // merge adds another worker's.
 func (v *Violations) merge(w Violations) {
 	for kind, n := range w.Counts {
-		if v.Counts == nil {
-			v.Counts = map[string]uint64{}
-		}
 		v.Counts[kind] += n
 	}
-	v.Examples = append(v.Examples, w.Examples...)
-	v.Examples = v.Examples[:min(len(v.Examples), maxExamples)]
+	v.Examples = append(v.Examples, w.Examples[:min(len(w.Examples), maxExamples-len(v.Examples))]...)
 }
 
 // String names what was broken, with an example.
@@ -69,22 +62,18 @@ const everyone = -1
 
 // stream is a numbered sequence of messages from one peer to its room or to one peer of it.
 type stream struct {
-	room   uint32
-	slot   int32 // index into each member's expectations
-	sender int32 // peer index
-	target int32 // peer index, or everyone
-	then   int32 // the stream whose next message follows a completed one: itself, or its answer
-	copies int32 // recipients whose copies complete a message
-	first  int32 // who should receive it: peers from first
-	past   int32 // to before past, the sender excepted
-	next   uint32
-	left   []int32 // copies still out, by sequence number modulo the window; means nothing in an open loop
-	stamp  stamp
+	slot    int32 // index into each member's expectations
+	sender  int32 // peer index
+	target  int32 // peer index, or everyone
+	then    int32 // the stream whose next message follows a completed one: itself, or its answer
+	copies  int32 // recipients whose copies complete a message
+	next    uint32
+	left    []int32 // copies still out, by sequence number modulo the window; means nothing in an open loop
+	message []byte  // as last sent
 }
 
 // member is what the ledger knows of a peer.
 type member struct {
-	room uint32
 	// steady peers have been connected since their first handshake.
 	steady bool
 	// loose peers leave and come back, so no message waits for them.
@@ -94,10 +83,16 @@ type member struct {
 }
 
 // gap is a message that was skipped at a peer.
-type gap struct{ peer, stream, seq uint32 }
+type gap struct {
+	peer        int32
+	stream, seq uint32
+}
 
-// ledger checks every arrival: room, recipient, sequence. It is only ever touched by the worker's loop.
+// ledger checks every arrival: bytes, recipient, sequence. It is only ever touched by the worker's loop.
 type ledger struct {
+	first   uint32 // number of the first stream, which tells this worker's from others'
+	peers   int32  // per room; the members of a room stand beside each other
+	numbers int    // where they begin in each message
 	streams []stream
 	members []member
 	gaps    map[gap]struct{}
@@ -106,56 +101,72 @@ type ledger struct {
 	v       Violations
 }
 
-func newLedger() *ledger { return &ledger{gaps: map[gap]struct{}{}} }
+func newLedger() *ledger {
+	return &ledger{gaps: map[gap]struct{}{}, v: Violations{Counts: map[string]uint64{}}}
+}
 
-// arrive checks one received message. counts is true for a valid first arrival; completed when it was the last copy out.
-func (l *ledger) arrive(peer int32, h *msgHead) (counts, completed bool) {
-	m := &l.members[peer]
-	if h.room != m.room || int(h.stream) >= len(l.streams) {
-		l.v.add(Stranger, 1, "peer %d of room %d got a message of room %d, stream %d", peer, m.room, h.room, h.stream)
-		return false, false
+// recipients are the peers from first to before past, the sender excepted.
+func (l *ledger) recipients(s *stream) (first, past int32) {
+	if s.target != everyone {
+		return s.target, s.target + 1
 	}
-	s := &l.streams[h.stream]
-	if s.room != m.room || s.sender == peer && s.target != peer || s.target != everyone && s.target != peer {
-		l.v.add(Stranger, 1, "peer %d got message %d of stream %d (from peer %d to %d)", peer, h.seq, h.stream, s.sender, s.target)
-		return false, false
+	first = s.sender - s.sender%l.peers
+	return first, first + l.peers
+}
+
+// arrive checks one received message, of which the numbers have been read, and returns its stream if it is a valid first
+// arrival. completed is true when it was the last copy out.
+func (l *ledger) arrive(peer int32, h msgHead, b []byte) (s *stream, completed bool) {
+	m, n := &l.members[peer], h.stream-l.first
+	if n >= uint32(len(l.streams)) {
+		l.v.add(Stranger, 1, "peer %d got a message of stream %x, which is of no room of its thread", peer, h.stream)
+		return nil, false
+	}
+	s = &l.streams[n]
+	if first, past := l.recipients(s); peer < first || peer >= past || peer == s.sender && s.target != peer {
+		l.v.add(Stranger, 1, "peer %d got message %d of stream %d (from peer %d to %d)", peer, h.seq, n, s.sender, s.target)
+		return nil, false
+	}
+	if !same(b, s.message, l.numbers) {
+		l.v.add(Corrupted, 1, "peer %d got %d bytes that nobody sent: %.60q", peer, len(b), b)
+		return nil, false
 	}
 	if h.seq == 0 || h.seq >= s.next {
-		l.v.add(Corrupted, 1, "peer %d got message %d of stream %d, which was never sent", peer, h.seq, h.stream)
-		return false, false
+		l.v.add(Corrupted, 1, "peer %d got message %d of stream %d, which was never sent", peer, h.seq, n)
+		return nil, false
 	}
 	want := m.seen[s.slot] + 1
 	if m.loose && want == 1 {
 		want = h.seq // it has joined amid the stream
 	}
-	if h.seq != want && !l.outOfTurn(peer, h, want) {
-		return false, false
+	if h.seq != want && !l.outOfTurn(peer, n, h.seq, want) {
+		return nil, false
 	}
 	m.seen[s.slot] = max(m.seen[s.slot], h.seq)
 	if m.loose {
-		return true, false
+		return s, false
 	}
 	l.got++
 	left := &s.left[h.seq%uint32(len(s.left))]
 	*left--
-	return true, *left == 0
+	return s, *left == 0
 }
 
 // outOfTurn notes a gap, or tells a late arrival from a second one; it returns whether the message is new.
-func (l *ledger) outOfTurn(peer int32, h *msgHead, want uint32) bool {
-	if h.seq > want {
-		for seq := want; seq < h.seq; seq++ {
-			l.gaps[gap{uint32(peer), h.stream, seq}] = struct{}{}
+func (l *ledger) outOfTurn(peer int32, stream, seq, want uint32) bool {
+	if seq > want {
+		for ; want < seq; want++ {
+			l.gaps[gap{peer, stream, want}] = struct{}{}
 		}
 		return true
 	}
-	g := gap{uint32(peer), h.stream, h.seq}
+	g := gap{peer, stream, seq}
 	if _, missing := l.gaps[g]; missing {
 		delete(l.gaps, g)
-		l.v.add(Reordered, 1, "peer %d got message %d of stream %d after later ones", peer, h.seq, h.stream)
+		l.v.add(Reordered, 1, "peer %d got message %d of stream %d after later ones", peer, seq, stream)
 		return true
 	}
-	l.v.add(Duplicated, 1, "peer %d got message %d of stream %d again", peer, h.seq, h.stream)
+	l.v.add(Duplicated, 1, "peer %d got message %d of stream %d again", peer, seq, stream)
 	return false
 }
 
@@ -173,7 +184,8 @@ func (l *ledger) begin(s *stream) uint32 {
 func (l *ledger) settle() {
 	for i := range l.streams {
 		s := &l.streams[i]
-		for p := s.first; p < s.past; p++ {
+		first, past := l.recipients(s)
+		for p := first; p < past; p++ {
 			m := &l.members[p]
 			if m.loose || p == s.sender && s.target != p || !m.steady || !l.members[s.sender].steady {
 				continue

@@ -5,15 +5,23 @@ import (
 	"testing"
 )
 
-// room makes a ledger with one room of n peers, of which the first sends to all, with a window of two.
+// room makes a ledger with rooms of n peers, of which the first one's first sends to all, with a window of two.
 func room(n int) *ledger {
 	l := newLedger()
-	seen := make([]uint32, n)
-	for i := range n {
-		l.members = append(l.members, member{room: 1, steady: true, seen: seen[i : i+1]})
+	l.peers = int32(n)
+	seen := make([]uint32, 2*n)
+	for i := range seen {
+		l.members = append(l.members, member{steady: true, seen: seen[i : i+1]})
 	}
-	l.streams = []stream{{room: 1, target: everyone, copies: int32(n - 1), past: int32(n), next: 1, left: make([]int32, 2)}}
+	l.streams = []stream{{target: everyone, copies: int32(n - 1), next: 1, left: make([]int32, 2)}}
+	l.streams[0].message, l.numbers = newMessage(128, 0, everyone)
 	return l
+}
+
+// gets lets a message arrive at a peer.
+func (l *ledger) gets(peer int32, h msgHead) (counts, completed bool) {
+	s, completed := l.arrive(peer, h, l.streams[0].message)
+	return s != nil, completed
 }
 
 func (l *ledger) sendAll(n int) {
@@ -32,7 +40,7 @@ func TestLedgerFindsNothingWrong(t *testing.T) {
 	l.sendAll(2)
 	for seq := uint32(1); seq <= 2; seq++ {
 		for p := int32(1); p < 3; p++ {
-			counts, completed := l.arrive(p, &msgHead{room: 1, seq: seq})
+			counts, completed := l.gets(p, msgHead{seq: seq})
 			if !counts || completed != (p == 2) {
 				t.Errorf("message %d at peer %d: counts %v, completed %v", seq, p, counts, completed)
 			}
@@ -56,13 +64,13 @@ func TestLedgerFindsWhatIsWrong(t *testing.T) {
 		l := room(2)
 		l.sendAll(2)
 		for _, a := range arrivals {
-			l.arrive(a.peer, &a.head)
+			l.gets(a.peer, a.head)
 		}
 		if got := l.finish(); !maps.Equal(got.Counts, want) || len(got.Examples) == 0 {
 			t.Errorf("%s: got %+v, want %v and an example", name, got, want)
 		}
 	}
-	one, two := at{1, msgHead{room: 1, seq: 1}}, at{1, msgHead{room: 1, seq: 2}}
+	one, two := at{1, msgHead{seq: 1}}, at{1, msgHead{seq: 2}}
 	f("last one lost", map[string]uint64{Lost: 1}, one)
 	f("first one lost", map[string]uint64{Lost: 1}, two)
 	f("all lost", map[string]uint64{Lost: 2})
@@ -70,20 +78,20 @@ func TestLedgerFindsWhatIsWrong(t *testing.T) {
 	f("out of order", map[string]uint64{Reordered: 1}, two, one)
 	f("out of order, then twice", map[string]uint64{Reordered: 1, Duplicated: 1}, two, one, one)
 	f("back at its sender", map[string]uint64{Stranger: 1}, one, two, at{0, one.head})
-	f("of another room", map[string]uint64{Stranger: 1}, one, two, at{1, msgHead{room: 2, seq: 1}})
-	f("of a stream that is none", map[string]uint64{Stranger: 1}, one, two, at{1, msgHead{room: 1, stream: 9, seq: 1}})
-	f("never sent", map[string]uint64{Corrupted: 1}, one, two, at{1, msgHead{room: 1, seq: 3}})
+	f("of another room", map[string]uint64{Stranger: 1}, one, two, at{2, one.head})
+	f("of a stream that is none", map[string]uint64{Stranger: 1}, one, two, at{1, msgHead{stream: 9, seq: 1}})
+	f("never sent", map[string]uint64{Corrupted: 1}, one, two, at{1, msgHead{seq: 3}})
 }
 
 func TestLedgerTargeted(t *testing.T) {
 	l := room(3)
 	s := &l.streams[0]
-	s.target, s.copies, s.first, s.past = 1, 1, 1, 2
+	s.target, s.copies = 1, 1
 	l.sendAll(1)
-	if counts, completed := l.arrive(1, &msgHead{room: 1, seq: 1}); !counts || !completed {
+	if counts, completed := l.gets(1, msgHead{seq: 1}); !counts || !completed {
 		t.Error("the target's copy does not complete the message")
 	}
-	if counts, _ := l.arrive(2, &msgHead{room: 1, seq: 1}); counts {
+	if counts, _ := l.gets(2, msgHead{seq: 1}); counts {
 		t.Error("a stranger's copy counts")
 	}
 	if v := l.finish(); v.Counts[Stranger] != 1 || v.Total() != 1 {
@@ -97,10 +105,10 @@ func TestLedgerLoose(t *testing.T) {
 	l.members[2].loose, l.streams[0].copies, l.streams[0].left = true, 1, make([]int32, 5)
 	l.sendAll(5)
 	for _, seq := range []uint32{2, 4, 4} {
-		l.arrive(2, &msgHead{room: 1, seq: seq})
+		l.gets(2, msgHead{seq: seq})
 	}
 	for seq := range uint32(5) {
-		if _, completed := l.arrive(1, &msgHead{room: 1, seq: seq + 1}); !completed {
+		if _, completed := l.gets(1, msgHead{seq: seq + 1}); !completed {
 			t.Errorf("message %d waits for a loose peer", seq+1)
 		}
 	}
@@ -110,7 +118,7 @@ func TestLedgerLoose(t *testing.T) {
 }
 
 func TestViolationsMerge(t *testing.T) {
-	var a, b Violations
+	a, b := Violations{Counts: map[string]uint64{}}, Violations{Counts: map[string]uint64{}}
 	a.add(Lost, 1, "a")
 	b.add(Disconnected, 2, "b")
 	b.add(Lost, 3, "c")

@@ -6,96 +6,63 @@ import (
 	"fmt"
 )
 
-// A message of the load is one JSON object of fixed width, so that every field has a fixed place and a recipient can
-// check it without parsing:
+// A message of the load is a JSON object in which everything that changes has a fixed place:
 //
-//	{"r":"<room>","f":"<stream>","n":"<sequence>","t":"<intended send time>","p":"<padding>"}
-//	{"targetPeerId":"p<peer>","r":…
+//	{"n":"<stream><sequence><intended send time>","p":"<padding>"}
+//	{"targetPeerId":"p<peer>","n":…
 //
-// Numbers are lower-case hexadecimal: 8 digits for room, stream and sequence, 16 for nanoseconds on the worker's clock.
-// The padding is a fixed pattern, so that a changed byte anywhere shows. Binary messages have the same bytes.
+// Numbers are lower-case hexadecimal: 8 digits for stream and sequence, 16 for nanoseconds on the worker's clock. All the
+// rest is the same in every message of a stream, so that a changed byte anywhere shows. Binary messages have the same bytes.
 const (
-	plainHead  = `{"r":"00000000","f":"00000000","n":"00000000","t":"0000000000000000","p":"`
-	targetPart = `"targetPeerId":"p0000000",`
-	tail       = `"}`
-
-	roomAt   = len(`{"r":"`)
-	streamAt = roomAt + 8 + len(`","f":"`)
-	seqAt    = streamAt + 8 + len(`","n":"`)
-	timeAt   = seqAt + 8 + len(`","t":"`)
-
-	// MinSize is the smallest message, in bytes: a targeted one without padding.
-	MinSize = len(plainHead) + len(targetPart) + len(tail)
-	// maxHead is how many leading bytes of a payload hold all the fields.
-	maxHead = len(plainHead) + len(targetPart)
+	seqAt      = 8  // from the stream number on
+	timeAt     = 16 // from there as well
+	numbersLen = 32
 )
 
-// pattern is the padding, long enough for the largest message and shared by all.
-var pattern = func() []byte {
-	const letters = "the quick brown fox jumps over the lazy dog; "
-	p := make([]byte, MaxSize)
-	for i := range p {
-		p[i] = letters[i%len(letters)]
-	}
-	return p
-}()
-
-// MaxSize is the largest message the load sends, in bytes.
+// MaxSize is the largest message, in bytes.
 const MaxSize = 1 << 20
 
-// msgHead is the fixed part of a message as received.
+// msgHead is what a received message says of itself.
 type msgHead struct {
-	room, stream, seq uint32
-	sent              int64 // intended send time, nanoseconds on the worker's clock
-	size              int   // bytes of payload before the padding
+	stream, seq uint32
+	sent        int64 // intended send time, nanoseconds on the worker's clock
 }
 
-// appendMessage appends a whole payload of size bytes with sequence and time zero. target is a peer's number, or
-// negative for everybody in the room.
-func appendMessage(dst []byte, size int, room, stream uint32, target int) []byte {
-	start := len(dst)
-	if target >= 0 {
-		dst = append(dst, '{')
-		dst = append(dst, targetPart...)
-		copy(dst[len(dst)-len(`0000000",`):], fmt.Sprintf("%07x", target))
-		dst = append(dst, plainHead[1:]...)
-	} else {
-		dst = append(dst, plainHead...)
+// newMessage is a stream's message of size bytes, with sequence and time zero, and where its numbers begin. target is a
+// peer's number, or everyone.
+func newMessage(size int, stream uint32, target int32) (b []byte, numbersAt int) {
+	b = append(b, '{')
+	if target != everyone {
+		b = fmt.Appendf(b, `"targetPeerId":"p%07x",`, target)
 	}
-	fields := dst[len(dst)-len(plainHead):]
-	putHex8(fields[roomAt:], room)
-	putHex8(fields[streamAt:], stream)
-	pad := size - (len(dst) - start) - len(tail)
-	dst = append(dst, pattern[:max(pad, 0)]...)
-	return append(dst, tail...)
+	b = append(b, `"n":"`...)
+	numbersAt = len(b)
+	b = fmt.Appendf(b, `%08x%024x","p":"`, stream, 0)
+	const letters, tail = "the quick brown fox jumps over the lazy dog; ", `"}`
+	for len(b) < size-len(tail) {
+		b = append(b, letters[len(b)%len(letters)])
+	}
+	return append(b, tail...), numbersAt
 }
 
-// parseHead reads the fields at the start of a payload; false means that the bytes are not a message of ours.
-func parseHead(b []byte, h *msgHead) bool {
-	if len(b) < len(plainHead) || b[0] != '{' || b[1] != '"' {
-		return false
-	}
-	h.size = len(plainHead)
-	if b[2] == 't' {
-		if len(b) < maxHead || string(b[1:len(`"targetPeerId":"`)]) != targetPart[:len(`"targetPeerId":`)] {
-			return false
-		}
-		h.size = maxHead
-		b = b[len(targetPart):]
-	}
-	if string(b[1:roomAt]) != `"r":"` || string(b[roomAt+8:streamAt]) != `","f":"` || string(b[streamAt+8:seqAt]) != `","n":"` ||
-		string(b[seqAt+8:timeAt]) != `","t":"` || string(b[timeAt+16:len(plainHead)]) != `","p":"` {
-		return false
-	}
-	h.room, h.stream, h.seq = hex8(b[roomAt:]), hex8(b[streamAt:]), hex8(b[seqAt:])
-	h.sent = int64(hex8(b[timeAt:]))<<32 | int64(hex8(b[timeAt+8:]))
-	return true
+// stamp writes sequence number and intended send time into a message, whose numbers are given.
+func stamp(numbers []byte, seq uint32, sent int64) {
+	putHex8(numbers[seqAt:], seq)
+	putHex8(numbers[timeAt:], uint32(sent>>32))
+	putHex8(numbers[timeAt+8:], uint32(sent))
 }
 
-// intact tells whether the rest of a message, from the padding on, is as it was sent.
-func intact(b []byte) bool {
-	pad := len(b) - len(tail)
-	return pad >= 0 && bytes.Equal(b[:pad], pattern[:pad]) && string(b[pad:]) == tail
+func readNumbers(b []byte) msgHead {
+	return msgHead{
+		stream: hex8(b), seq: hex8(b[seqAt:]),
+		sent: int64(hex8(b[timeAt:]))<<32 | int64(hex8(b[timeAt+8:])),
+	}
+}
+
+// same tells whether two messages differ in nothing but their numbers.
+func same(a, b []byte, numbersAt int) bool {
+	rest := numbersAt + numbersLen
+	return bytes.Equal(a[:numbersAt], b[:numbersAt]) && bytes.Equal(a[rest:], b[rest:])
 }
 
 // hex8 reads eight hexadecimal digits at once. Other bytes give some number, which then fails the checks on it.
@@ -106,43 +73,9 @@ func hex8(b []byte) uint32 {
 	return uint32(x<<24) | uint32(x>>16&0xff)<<16 | uint32(x>>32&0xff)<<8 | uint32(x>>48&0xff)
 }
 
-const digits = "0123456789abcdef"
-
 func putHex8(b []byte, v uint32) {
-	_ = b[7]
 	for i := 7; i >= 0; i-- {
-		b[i] = digits[v&15]
+		b[i] = "0123456789abcdef"[v&15]
 		v >>= 4
 	}
-}
-
-// stamp is a sender's prepared frame: everything but sequence number and time is written and masked once.
-type stamp struct {
-	frame  []byte
-	fields int // index in frame of the plain head
-	offset int // that index counted from the payload's start, for the mask
-	key    [4]byte
-}
-
-func newStamp(opcode byte, key [4]byte, payload []byte, targeted bool) stamp {
-	s := stamp{frame: appendClientFrame(nil, opcode, key, payload), key: key}
-	if targeted {
-		s.offset = len(targetPart)
-	}
-	s.fields = len(s.frame) - len(payload) + s.offset
-	return s
-}
-
-// set writes sequence number and intended send time; the frame is then ready to be copied to a socket.
-func (s *stamp) set(seq uint32, sent int64) {
-	var b [16]byte
-	putHex8(b[:], seq)
-	at := s.fields + seqAt
-	copy(s.frame[at:at+8], b[:8])
-	maskBytes(s.frame[at:at+8], s.key, s.offset+seqAt)
-	putHex8(b[:], uint32(sent>>32))
-	putHex8(b[8:], uint32(sent))
-	at = s.fields + timeAt
-	copy(s.frame[at:at+16], b[:])
-	maskBytes(s.frame[at:at+16], s.key, s.offset+timeAt)
 }

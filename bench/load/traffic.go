@@ -1,39 +1,26 @@
 package load
 
-import (
-	"fmt"
-	"math"
-)
+import "math"
 
-// build adds the rooms of a shape, their peers and the streams between them, and queues the peers for their handshakes.
-// nth is the first peer's number among all of the fleet, which decides its addresses.
-func (w *worker) build(s Shape, firstRoom uint32, nth int32) error {
-	if s.Rooms < 1 || s.Peers < 2 || s.Senders < 1 || s.Senders > s.Peers-s.Loose || s.Star && s.Senders == s.Peers {
-		return fmt.Errorf("a shape of %d rooms with %d peers, %d senders makes no sense", s.Rooms, s.Peers, s.Senders)
-	}
-	if s.Size < MinSize || s.Size > MaxSize || w.shape.Size != 0 && w.shape.Size != s.Size {
-		return fmt.Errorf("messages of %d bytes: want %d to %d, and one size in a fleet", s.Size, MinSize, MaxSize)
-	}
-	w.shape = s
+// build adds the rooms of a shape, their peers and the streams between them, and queues the peers for their handshakes. All
+// shapes of one worker have as many peers in a room, and messages of one size.
+func (w *worker) build(s Shape) {
+	w.shape, w.led.peers = s, int32(s.Peers)
 	pairs := s.pairs()
-	for r := range s.Rooms {
-		room, first := firstRoom+uint32(r), int32(len(w.conns))
+	for range s.Rooms {
+		first := int32(len(w.conns))
 		seen := make([]uint32, len(pairs)*s.Peers)
 		for p := range s.Peers {
-			i := int32(len(w.conns))
-			key := [4]byte{byte(i>>24) ^ 0x5a, byte(i>>16) ^ 0xa5, byte(i>>8) ^ 0x3c, byte(i) | 1}
-			w.conns = append(w.conns, conn{fd: -1, key: key, nth: nth})
+			w.dialer.queue = append(w.dialer.queue, int32(len(w.conns)))
+			w.conns = append(w.conns, conn{fd: -1})
 			w.led.members = append(w.led.members, member{
-				room: room, steady: true, loose: p >= s.Peers-s.Loose, seen: seen[p*len(pairs) : (p+1)*len(pairs)],
+				steady: true, loose: p >= s.Peers-s.Loose, seen: seen[p*len(pairs) : (p+1)*len(pairs)],
 			})
-			w.dialer.queue = append(w.dialer.queue, i)
-			nth++
 		}
 		for slot, pair := range pairs {
-			w.addStream(&s, room, first, int32(slot), pair[0], pair[1])
+			w.addStream(&s, first, int32(slot), pair[0], pair[1])
 		}
 	}
-	return nil
 }
 
 // pairs are the sender and the target, or everyone, of each of a room's streams.
@@ -52,21 +39,19 @@ func (s *Shape) pairs() (out [][2]int32) {
 }
 
 // addStream makes one stream of a room, whose peers start at first.
-func (w *worker) addStream(s *Shape, room uint32, first, slot, from, to int32) {
+func (w *worker) addStream(s *Shape, first, slot, from, to int32) {
 	n := int32(len(w.led.streams))
 	x := stream{
-		room: room, slot: slot, sender: first + from, target: everyone, then: n, copies: int32(s.Peers - s.Loose - 1), next: 1,
-		first: first, past: first + int32(s.Peers), left: make([]int32, max(s.Window, 1)),
+		slot: slot, sender: first + from, target: everyone, then: n, copies: int32(s.Peers - s.Loose - 1), next: 1,
+		left: make([]int32, s.Window),
 	}
 	if to != everyone {
-		x.target = first + to
-		x.copies, x.first, x.past = 1, x.target, x.target+1
+		x.target, x.copies = first+to, 1
 	}
 	if s.Star {
 		x.then = n ^ 1 // question and answer stand beside each other
 	}
-	payload := appendMessage(nil, s.Size, room, uint32(n), int(x.target))
-	x.stamp = newStamp(s.opcode(), w.conns[x.sender].key, payload, to != everyone)
+	x.message, w.led.numbers = newMessage(s.Size, w.led.first+uint32(n), x.target)
 	w.led.streams = append(w.led.streams, x)
 }
 
@@ -94,7 +79,7 @@ func (w *worker) start(rate float64) {
 	if !w.traffic.closed {
 		return
 	}
-	for range max(w.shape.Window, 1) {
+	for range w.shape.Window {
 		for n := range w.led.streams {
 			if w.led.streams[n].then >= int32(n) { // an answer has to wait
 				w.send(int32(n), w.now)
@@ -120,9 +105,7 @@ func (w *worker) due() int64 {
 			w.leave()
 			continue
 		}
-		if w.records(at) {
-			_ = w.lag.RecordValue(w.now - at)
-		}
+		_ = w.lag.RecordValue(w.now - at)
 		w.send(int32(t.sent%n), at)
 	}
 }
@@ -130,33 +113,27 @@ func (w *worker) due() int64 {
 // send puts a stream's next message into its sender's buffer.
 func (w *worker) send(n int32, intended int64) {
 	s := &w.led.streams[n]
-	c := &w.conns[s.sender]
-	if c.state != open {
+	if w.conns[s.sender].state != open {
 		return
 	}
-	s.stamp.set(w.led.begin(s), intended)
-	c.out = append(c.out, s.stamp.frame...)
-	w.touch(s.sender)
+	stamp(s.message[w.led.numbers:], w.led.begin(s), intended)
+	w.queue(s.sender, w.shape.opcode(), s.message)
 }
 
 // arrived is called for each complete message at a peer.
-func (w *worker) arrived(i int32, h *msgHead) {
-	counts, completed := w.led.arrive(i, h)
-	if !counts {
+func (w *worker) arrived(i int32, b []byte) {
+	head := readNumbers(b[w.led.numbers:])
+	s, completed := w.led.arrive(i, head, b)
+	if s == nil {
 		return
 	}
 	w.marks.Delivered++
-	if !w.traffic.closed && w.records(h.sent) {
-		_ = w.latency.RecordValue(w.now - h.sent)
+	w.progress = w.now
+	if !w.traffic.closed {
+		_ = w.latency.RecordValue(w.now - head.sent)
 	}
-	if !completed {
-		return
-	}
-	if w.traffic.running && w.traffic.closed {
-		w.send(w.led.streams[h.stream].then, w.now)
-	} else if w.once > 0 {
-		w.once--
-		w.send(int32(w.once), w.now)
+	if completed && w.traffic.running && w.traffic.closed {
+		w.send(s.then, w.now)
 	}
 }
 
@@ -167,10 +144,9 @@ func (w *worker) leave() {
 		w.leaver = (w.leaver + 1) % int32(len(w.conns))
 		m, c := &w.led.members[w.leaver], &w.conns[w.leaver]
 		if m.loose && c.state == open {
-			c.out = appendClientFrame(c.out, opClose, c.key, []byte{0x03, 0xe8})
+			w.queue(w.leaver, opClose, []byte{0x03, 0xe8})
 			c.state, m.steady = leaving, false
 			w.away++
-			w.touch(w.leaver)
 			return
 		}
 	}

@@ -8,6 +8,7 @@
 package load
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"runtime"
@@ -21,64 +22,48 @@ import (
 
 // worker is one thread and its clients. Everything in it belongs to that thread; others come in by call.
 type worker struct {
-	cpu     int
-	ep      int
-	wake    int // eventfd: there are calls
-	calls   chan func()
-	events  []unix.EpollEvent
-	buf     []byte
-	base    time.Time
-	now     int64 // nanoseconds since base, as of the last read
-	conns   []conn
-	led     *ledger
-	shape   Shape
-	dirty   []int32
-	dialer  dialer
-	traffic traffic
-	marks   Marks
-	away    int   // peers that left and are not back
-	leaver  int32 // who left last
-	pongs   int   // answers to Greet
-	once    int   // streams that Once has still to send on
-	latency *hdrhistogram.Histogram
-	lag     *hdrhistogram.Histogram
-
-	// Of which messages latency and lag are recorded, by the time they were due.
-	recordFrom, recordTo int64
-
-	waiting *wait
-	over    bool
-}
-
-// wait is something that is over when it is done, or its time is up.
-type wait struct {
-	done  func() bool
-	until int64
-	over  chan<- struct{}
+	id         int // among the fleet's
+	cpu        int
+	ep         int
+	wake       int // eventfd: there are calls
+	calls      chan func()
+	events     []unix.EpollEvent
+	buf        []byte
+	base       time.Time
+	now        int64 // nanoseconds since base, as of the last read
+	conns      []conn
+	led        *ledger
+	shape      Shape
+	dirty      []int32
+	dialer     dialer
+	traffic    traffic
+	marks      Marks
+	away       int   // peers that left and are not back
+	leaver     int32 // who left last
+	unanswered int   // pings of Greet
+	latency    *hdrhistogram.Histogram
+	lag        *hdrhistogram.Histogram
+	progress   int64 // when a copy or a handshake last arrived
+	over       bool
 }
 
 // histogram covers a nanosecond to ten minutes at three digits. What takes longer has long been given up.
 func histogram() *hdrhistogram.Histogram { return hdrhistogram.New(1, int64(10*time.Minute), 3) }
 
-func newWorker(cpu int, base time.Time) (*worker, error) {
-	ep, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
-	if err != nil {
-		return nil, fmt.Errorf("epoll_create: %w", err)
+func newWorker(id, cpu int, base time.Time) (*worker, error) {
+	ep, err1 := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	wake, err2 := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: -1}
+	if err := errors.Join(err1, err2, unix.EpollCtl(ep, unix.EPOLL_CTL_ADD, wake, &ev)); err != nil {
+		return nil, fmt.Errorf("epoll: %w", err)
 	}
-	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
-	if err == nil {
-		ev := unix.EpollEvent{Events: unix.EPOLLIN, Fd: -1}
-		err = unix.EpollCtl(ep, unix.EPOLL_CTL_ADD, wake, &ev)
-	}
-	if err != nil {
-		unix.Close(ep)
-		return nil, fmt.Errorf("eventfd: %w", err)
-	}
-	return &worker{
-		cpu: cpu, ep: ep, wake: wake, calls: make(chan func(), 16), base: base,
+	w := &worker{
+		id: id, cpu: cpu, ep: ep, wake: wake, calls: make(chan func(), 16), base: base,
 		events: make([]unix.EpollEvent, 256), buf: make([]byte, MaxSize+2*readSize), led: newLedger(),
-		latency: histogram(), lag: histogram(), recordTo: math.MaxInt64,
-	}, nil
+		latency: histogram(), lag: histogram(),
+	}
+	w.led.first = uint32(id) << 24
+	return w, nil
 }
 
 // call has a function run on the worker's thread, soon.
@@ -109,15 +94,6 @@ func (w *worker) run() {
 		w.dial()
 		next := w.due()
 		w.flush()
-		if p := w.waiting; p != nil {
-			if p.done() || w.clock() >= p.until {
-				w.waiting = nil
-				p.over <- struct{}{}
-			} else {
-				// Conditions such as "quiet for a second" are looked at now and then.
-				next = min(next, w.clock()+int64(20*time.Millisecond))
-			}
-		}
 		for _, ev := range w.events[:w.poll(next)] {
 			w.event(ev)
 		}
@@ -172,18 +148,3 @@ func (w *worker) poll(until int64) int {
 	}
 	return int(n)
 }
-
-// edge begins or ends what the histograms hold.
-func (w *worker) edge(at Edge, now int64) {
-	switch at {
-	case Begin:
-		w.latency.Reset()
-		w.lag.Reset()
-		w.recordFrom, w.recordTo = now, math.MaxInt64
-	case End:
-		w.recordTo = now
-	}
-}
-
-// records tells whether a message that was due at a time belongs to the measurement.
-func (w *worker) records(due int64) bool { return due >= w.recordFrom && due < w.recordTo }

@@ -24,7 +24,7 @@ func serveGorilla(r *relay) error {
 		ReadBufferSize: 1 << 10, WriteBufferSize: 4 << 10, WriteBufferPool: &sync.Pool{},
 		CheckOrigin: func(*http.Request) bool { return true },
 	}
-	return serve(r.settings, func(w http.ResponseWriter, req *http.Request, relayID, peerID string) {
+	return serve(r.addr, func(w http.ResponseWriter, req *http.Request, relayID, peerID string) {
 		ws, err := u.Upgrade(w, req, nil)
 		if err != nil {
 			return // Upgrade has answered
@@ -40,26 +40,22 @@ func serveGorilla(r *relay) error {
 func (c *gorillaConn) readAll(r *relay) {
 	defer close(c.over)
 	defer r.leave(c.member)
-	defer c.close()
+	defer c.Close()
 	for {
-		kind, payload, err := c.ReadMessage()
+		opcode, payload, err := c.ReadMessage()
 		if err != nil {
 			return
 		}
-		c.member.receive(&message{kind == websocket.TextMessage, payload})
+		c.member.receive(&message{opcode, payload})
 	}
 }
 
 func (c *gorillaConn) writeAll() {
-	defer c.close()
+	defer c.Close()
 	for {
 		select {
 		case m := <-c.out:
-			kind := websocket.BinaryMessage
-			if m.text {
-				kind = websocket.TextMessage
-			}
-			if c.WriteMessage(kind, m.payload) != nil {
+			if c.WriteMessage(m.opcode, m.payload) != nil {
 				return
 			}
 		case <-c.over:
@@ -72,8 +68,6 @@ func (c *gorillaConn) send(m *message) {
 	select {
 	case c.out <- m:
 	default:
-		c.close()
+		c.Close()
 	}
 }
-
-func (c *gorillaConn) close() { c.Close() }

@@ -34,7 +34,7 @@ func serveGWS(r *relay) error {
 		ReadMaxPayloadSize: maxMessageBytes, ReadBufferSize: 1 << 10, Recovery: gws.Recovery,
 		NewSession: func() gws.SessionStorage { return new(session) },
 	})
-	return serve(r.settings, func(w http.ResponseWriter, req *http.Request, relayID, peerID string) {
+	return serve(r.addr, func(w http.ResponseWriter, req *http.Request, relayID, peerID string) {
 		if socket, err := u.Upgrade(w, req); err == nil { // else Upgrade has answered
 			socket.Session().(*session).member = r.join(relayID, peerID, gwsConn{socket})
 			go socket.ReadLoop()
@@ -51,7 +51,7 @@ func (g *gwsRelay) OnPing(socket *gws.Conn, payload []byte) {
 
 func (g *gwsRelay) OnMessage(socket *gws.Conn, frame *gws.Message) {
 	defer frame.Close()
-	from, m := memberOf(socket), &message{text: frame.Opcode == gws.OpcodeText, payload: frame.Bytes()}
+	from, m := memberOf(socket), &message{int(frame.Opcode), frame.Bytes()}
 	if from.answered(m) {
 		return
 	}
@@ -70,4 +70,4 @@ type gwsConn struct{ *gws.Conn }
 // send is for pings and pongs only.
 func (c gwsConn) send(m *message) { c.WriteAsync(gws.OpcodeText, m.payload, nil) }
 
-func (c gwsConn) close() { _ = c.NetConn().Close() }
+func (c gwsConn) Close() error { return c.NetConn().Close() }

@@ -29,8 +29,8 @@ func serveNBHTTP(r *relay) error {
 	u.KeepaliveTime = 0
 	u.MessageLengthLimit = maxMessageBytes
 	u.CheckOrigin = func(*http.Request) bool { return true }
-	u.OnMessage(func(c *websocket.Conn, kind websocket.MessageType, payload []byte) {
-		c.Session().(*member).receive(&message{kind == websocket.TextMessage, payload})
+	u.OnMessage(func(c *websocket.Conn, opcode websocket.MessageType, payload []byte) {
+		c.Session().(*member).receive(&message{int(opcode), payload})
 	})
 	u.OnClose(func(c *websocket.Conn, _ error) {
 		if m, ok := c.Session().(*member); ok {
@@ -42,7 +42,7 @@ func serveNBHTTP(r *relay) error {
 		c.WriteMessage(websocket.PongMessage, []byte(payload))
 	})
 	engine := nbhttp.NewEngine(nbhttp.Config{
-		Network: "tcp", Addrs: []string{r.settings.addr}, Listen: listen,
+		Network: "tcp", Addrs: []string{r.addr}, Listen: listen,
 		NPoller: runtime.GOMAXPROCS(0), ServerExecutor: func(f func()) { f() },
 		MaxWriteBufferSize: 4 << 20, MaxWebsocketFramePayloadSize: maxMessageBytes,
 		ReleaseWebsocketPayload: true, KeepaliveTime: 24 * time.Hour,
@@ -60,11 +60,5 @@ func serveNBHTTP(r *relay) error {
 }
 
 func (c nbConn) send(m *message) {
-	kind := websocket.BinaryMessage
-	if m.text {
-		kind = websocket.TextMessage
-	}
-	c.WriteMessage(kind, m.payload)
+	c.WriteMessage(websocket.MessageType(m.opcode), m.payload)
 }
-
-func (c nbConn) close() { c.Close() }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -13,28 +12,25 @@ import (
 
 // message is a text or a binary one. All its recipients share it; nobody writes to it.
 type message struct {
-	text    bool
+	opcode  int // of RFC 6455, by which all three libraries tell the kinds
 	payload []byte
 }
+
+const opText = 1
 
 // conn is a library's connection. send keeps or writes the message and never waits for a peer that does not read.
 type conn interface {
 	send(m *message)
-	close()
+	Close() error
 }
 
 // relay is the rooms by relay id. The lock is for joining and leaving; messages find their room through their sender.
 type relay struct {
-	settings settings
+	addr     string        // to listen on
+	interval time.Duration // of the heartbeat
 	mu       sync.Mutex
 	rooms    map[string]*room
-	slots    [slots][]*member // of the heartbeat
-	joins    int
 }
-
-// slots is how many parts the members are pinged in, so that an interval's pings spread over it. A member keeps its slot,
-// and so has a whole interval for its answer.
-const slots = 100
 
 // room holds its members as a list that is never changed, only replaced, so that nobody locks to read it.
 type room struct {
@@ -47,9 +43,8 @@ type member struct {
 	conn  conn
 	id    string
 	room  *room
-	slot  int
-	at    int // place in its slot
 	heard atomic.Bool
+	timer *time.Timer // of the next ping
 }
 
 func (r *relay) join(relayID, peerID string, c conn) *member {
@@ -67,10 +62,7 @@ func (r *relay) join(relayID, peerID string, c conn) *member {
 	old := *x.list.Load()
 	list := append(old[:len(old):len(old)], m)
 	x.list.Store(&list)
-	r.joins++
-	m.slot = r.joins % slots
-	m.at = len(r.slots[m.slot])
-	r.slots[m.slot] = append(r.slots[m.slot], m)
+	m.timer = time.AfterFunc(r.interval, func() { r.check(m) })
 	return m
 }
 
@@ -88,16 +80,12 @@ func (r *relay) leave(m *member) {
 	}
 	list := slices.Concat(old[:i], old[i+1:])
 	m.room.list.Store(&list)
-	same := r.slots[m.slot]
-	last := len(same) - 1
-	same[m.at], same[last].at = same[last], m.at
-	same[last] = nil
-	r.slots[m.slot] = same[:last]
+	m.timer.Stop()
 }
 
 var (
-	ping      = &message{text: true, payload: []byte("ping")}
-	pong      = &message{text: true, payload: []byte("pong")}
+	ping      = &message{opText, []byte("ping")}
+	pong      = &message{opText, []byte("pong")}
 	targetKey = []byte("targetPeerId")
 	parsers   fastjson.ParserPool
 )
@@ -107,11 +95,11 @@ func (m *member) answered(x *message) bool {
 	if !m.heard.Load() {
 		m.heard.Store(true)
 	}
-	if x.text && string(x.payload) == "ping" {
+	if x.opcode == opText && string(x.payload) == "ping" {
 		m.conn.send(pong)
 		return true
 	}
-	return x.text && string(x.payload) == "pong"
+	return x.opcode == opText && string(x.payload) == "pong"
 }
 
 // receive relays what came from m.
@@ -130,7 +118,7 @@ func (m *member) receive(x *message) {
 // recipients are all in the room but the sender, or those that a text message names at the top level of a JSON object.
 func (m *member) recipients(x *message) (to []*member, except *member) {
 	all := *m.room.list.Load()
-	if !x.text || !bytes.Contains(x.payload, targetKey) {
+	if x.opcode != opText || !bytes.Contains(x.payload, targetKey) {
 		return all, m
 	}
 	p := parsers.Get()
@@ -151,25 +139,14 @@ func (m *member) recipients(x *message) (to []*member, except *member) {
 	return to, nil
 }
 
-// heartbeat looks at every member once per interval: it closes those from which nothing came since the last look and
-// pings the others.
-func (r *relay) heartbeat(ctx context.Context) {
-	tick := time.NewTicker(max(r.settings.checkInterval/slots, time.Microsecond))
-	for i := 0; ; i = (i + 1) % slots {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		r.mu.Lock()
-		due := slices.Clone(r.slots[i])
-		r.mu.Unlock()
-		for _, m := range due {
-			if m.heard.Swap(false) {
-				m.conn.send(ping)
-			} else {
-				m.conn.close()
-			}
-		}
+// check comes once per interval: it closes a member from which nothing came since the last time, and pings the others.
+func (r *relay) check(m *member) {
+	if !m.heard.Swap(false) {
+		m.conn.Close()
+		return
 	}
+	r.mu.Lock() // join has set the timer by then
+	m.timer.Reset(r.interval)
+	r.mu.Unlock()
+	m.conn.send(ping)
 }

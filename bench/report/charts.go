@@ -1,9 +1,9 @@
 package report
 
 import (
+	"cmp"
 	"math"
 	"slices"
-	"strings"
 )
 
 // chart has a row for each scenario and a dot for each server, on a logarithmic scale, as there are factors of 1.1 and
@@ -35,36 +35,24 @@ const (
 	rowHeight = 32
 )
 
-func (c *chart) Width() int  { return width }
 func (c *chart) Bottom() int { return top + rowHeight*len(c.Rows) }
-func (c *chart) TickY() int  { return c.Bottom() + 13 }
 func (c *chart) Height() int { return c.Bottom() + 24 }
-func (r chartRow) DotY() int { return r.Y + 10 }
-func (d dot) TextX() int     { return d.X + 8 }
-func (c *chart) SVG() string {
-	var b strings.Builder
-	if err := pages.ExecuteTemplate(&b, "chart.svg", c); err != nil {
-		panic(err) // the template and its data are both ours
-	}
-	return b.String()
-}
 
 // colours of the servers, in their order: told apart also by those who see red and green alike (Okabe and Ito).
 var colours = []string{"#d55e00", "#0072b2", "#009e73", "#cc79a7", "#b59a00", "#56b4e9", "#808080"}
 
-// charts draws what the figures allow; a picture without data is left out.
-func (r *Report) charts() (out []*chart) {
-	add := func(c *chart, metric string, figure func(Summary) (float64, bool)) {
+// Charts draws what the figures allow; a picture without data is left out.
+func (r *Report) Charts() (out []*chart) {
+	unit := "times " + r.Against + "'s in the same round (log scale; left is better)"
+	for metric, c := range map[string]*chart{
+		CPUPerDelivery:  {File: "cpu.svg", Title: "CPU time per delivered message", Unit: unit},
+		ResidentPerPeer: {File: "memory.svg", Title: "Resident memory per silent peer", Unit: unit},
+	} {
 		for _, s := range r.Scenarios {
 			x := chartRow{Title: s.Title, Y: top + rowHeight*len(c.Rows) + 12}
-			for _, res := range s.Results {
-				i := slices.IndexFunc(r.Servers, func(x Server) bool { return x.Name == res.Server })
-				sum, ok := res.Summary[metric]
-				if !ok || i < 0 || !slices.Contains(s.Primary, metric) {
-					continue
-				}
-				if v, ok := figure(sum); ok && v > 0 {
-					x.Dots = append(x.Dots, dot{Name: res.Server, Colour: colours[i%len(colours)], value: v})
+			for i, server := range r.Servers {
+				if res := s.Result(server.Name); res != nil && res.Summary[metric].Ratio != nil {
+					x.Dots = append(x.Dots, dot{Name: server.Name, Colour: colours[i%len(colours)], value: res.Summary[metric].Ratio.Median})
 				}
 			}
 			if x.Dots != nil {
@@ -76,15 +64,7 @@ func (r *Report) charts() (out []*chart) {
 			out = append(out, c)
 		}
 	}
-	add(&chart{File: "cpu.svg", Title: "CPU time per delivered message", Unit: "times " + r.Against + "'s in the same round (log scale; left is better)"},
-		CPUPerDelivery, func(s Summary) (float64, bool) {
-			if s.Ratio == nil {
-				return 0, false
-			}
-			return s.Ratio.Median, true
-		})
-	add(&chart{File: "memory.svg", Title: "Resident memory per silent peer", Unit: "bytes (log scale; left is better)"},
-		ResidentPerPeer, func(s Summary) (float64, bool) { return s.Median, true })
+	slices.SortFunc(out, func(a, b *chart) int { return cmp.Compare(a.File, b.File) })
 	return out
 }
 

@@ -18,117 +18,126 @@ var gated = map[string]bool{CPUPerDelivery: true, HeartbeatCPU: true}
 // batches is then the load's doing, and so is the cost of a delivery.
 const marginOfMarked = 0.3
 
-// Change is one metric of the first server in two reports.
-type Change struct {
-	Scenario string
-	Metric   Metric
-	Old, New float64 // medians
-	Factor   float64 // new over old; relative to the yardstick's own change, if there is one
-	Against  string  // that yardstick: a server that both reports measured
-	Verdict  int     // -1 worse, 0 no difference beyond noise, 1 better
-	Few      bool    // too few rounds to tell
-}
-
 // Comparison is what two reports have to say to each other.
 type Comparison struct {
-	Changes    []Change
-	Remarks    []string // circumstances that differ, and what failed or is missing in the new report
-	failed     bool     // something did
-	incomplete bool     // the new run was interrupted
+	Text string
+
+	// Status is the exit status of a gate: 1 if something got worse, failed or is missing; 2 if nothing can be said, since
+	// the new run was interrupted or the two have nothing in common or too few rounds.
+	Status int
+
+	worse, told bool // something is worse, failed or missing; there was a verdict
 }
 
 // Compare finds what got better or worse between two reports, for the first server of the new one. Where both reports
 // have another server in common, its figures of the same rounds stand for the machine's mood: the ratios to it are
 // compared, by the Mann-Whitney U test.
 func Compare(old, new *Report) *Comparison {
-	c := &Comparison{incomplete: new.Interrupted, Remarks: differences(old, new)}
+	c := &Comparison{Text: differences(old, new)}
 	for _, f := range new.Faults() {
-		c.fail("FAILED: %s", oneLine(f))
+		c.fail("FAILED: " + oneLine(f))
 	}
 	if new.Interrupted {
 		c.fail("The new run was interrupted: nothing can be concluded.")
 	}
-	if len(new.Servers) == 0 {
-		return c
+	subject := ""
+	if len(new.Servers) > 0 {
+		subject = new.Servers[0].Name
 	}
-	subject := new.Servers[0].Name
+	var changes strings.Builder
 	for _, o := range old.Scenarios {
 		before := o.Result(subject)
 		if before == nil || len(before.Summary) == 0 {
 			continue // it has nothing to compare with
 		}
-		var changes []Change
+		found := false
 		if k := slices.IndexFunc(new.Scenarios, func(s *Scenario) bool { return s.Name == o.Name }); k >= 0 {
-			changes = compare(o, new.Scenarios[k], subject)
+			found = c.compare(&changes, o, new.Scenarios[k], subject)
 		}
-		if len(changes) == 0 {
-			c.fail("MISSING: %s is in the old report only", o.Name)
+		if !found {
+			c.fail("MISSING: " + o.Name + " is in the old report only")
 		}
-		c.Changes = append(c.Changes, changes...)
+	}
+	switch {
+	case changes.Len() == 0:
+		c.Text += "The two reports have nothing in common.\n"
+		c.Status = 2
+	case new.Interrupted || !c.worse && !c.told:
+		c.Status = 2
+	case c.worse:
+		c.Status = 1
+	}
+	if changes.Len() > 0 {
+		c.Text += fmt.Sprintf(line, "scenario", "metric", "old", "new", "factor", "") + changes.String()
 	}
 	return c
 }
 
-func (c *Comparison) fail(format string, args ...any) {
-	c.failed = true
-	c.Remarks = append(c.Remarks, fmt.Sprintf(format, args...))
+const line = "%-12s %-30s %16s %16s %7s  %s\n"
+
+func (c *Comparison) fail(text string) {
+	c.worse = true
+	c.Text += text + "\n"
 }
 
-// compare is Compare for one scenario.
-func compare(o, n *Scenario, subject string) (out []Change) {
+// compare is Compare for one scenario; it returns whether there was something to compare.
+func (c *Comparison) compare(out *strings.Builder, o, n *Scenario, subject string) (found bool) {
 	before, after := o.Result(subject), n.Result(subject)
 	if after == nil {
-		return nil
+		return false
+	}
+	marked := func(x *Round) bool { return x.LoadBound || x.Disturbed }
+	least := margin
+	if before.most(marked) || after.most(marked) {
+		least = marginOfMarked
 	}
 	for _, m := range Metrics {
-		a, inOld := before.Summary[m.Name]
-		b, inNew := after.Summary[m.Name]
-		if m.Better == 0 || !inOld || !inNew || !slices.Contains(n.Primary, m.Name) && !gated[m.Name] {
+		was, is, against := before.values(m.Name), after.values(m.Name), ""
+		if m.Better == 0 || was == nil || is == nil || !slices.Contains(n.Primary, m.Name) && !gated[m.Name] {
 			continue
 		}
-		c := Change{Scenario: n.Name, Metric: m, Old: a.Median, New: b.Median}
-		was, _ := before.values(m.Name)
-		is, _ := after.values(m.Name)
+		a, b := spread(was).Median, spread(is).Median
 		for _, r := range n.Results {
 			x, y := before.ratios(o.Result(r.Server), m.Name), after.ratios(r, m.Name)
-			if r.Server != subject && len(x) > 0 && len(y) > 0 {
-				was, is, c.Against = x, y, r.Server
+			if r.Server != subject && x != nil && y != nil {
+				was, is, against = x, y, " (ratio to "+r.Server+")"
 				break
 			}
 		}
-		marked := func(x *Round) bool { return x.LoadBound || x.Disturbed }
-		c.judge(was, is, before.most(marked) || after.most(marked))
-		out = append(out, c)
+		found = true
+		factor, verdict := c.judge(m, was, is, least)
+		fmt.Fprintf(out, line, n.Name, m.Title, m.Format(a), m.Format(b), number(factor, 2), verdict+against)
 	}
-	return out
+	return found
 }
 
-func (c *Change) judge(was, is []float64, marked bool) {
-	old, new := spread(was), spread(is)
-	if old.Median <= 0 {
-		return
+// judge compares one metric's figures, by round. A difference has to be at least that share, and beyond chance.
+func (c *Comparison) judge(m Metric, was, is []float64, least float64) (factor float64, verdict string) {
+	from, to := spread(was).Median, spread(is).Median
+	if from <= 0 {
+		return 0, "nothing to divide by: no verdict"
 	}
-	c.Factor = new.Median / old.Median
+	factor = to / from
+	if min(len(was), len(is)) < fewest {
+		return factor, fmt.Sprintf("fewer than %d rounds: no verdict", fewest)
+	}
+	c.told = true
 	test := benchmath.AssumeNothing.Compare(benchmath.NewSample(slices.Clone(was), &alpha), benchmath.NewSample(slices.Clone(is), &alpha))
-	c.Few = min(len(was), len(is)) < fewest
-	least := margin
-	if marked {
-		least = marginOfMarked
-	}
 	switch {
-	case c.Few || test.P >= alpha.CompareAlpha:
-	case c.Factor > 1+least:
-		c.Verdict = c.Metric.Better
-	case c.Factor < 1-least:
-		c.Verdict = -c.Metric.Better
+	case test.P >= alpha.CompareAlpha || factor <= 1+least && factor >= 1-least:
+		return factor, "no difference beyond noise"
+	case factor > 1 == (m.Better > 0):
+		return factor, "better"
 	}
+	c.worse = true
+	return factor, "WORSE"
 }
 
 // differences are the circumstances that make two reports hard to compare.
-func differences(old, new *Report) (out []string) {
+func differences(old, new *Report) (out string) {
 	f := func(what string, a, b any) {
 		if a != b {
-			out = append(out, fmt.Sprintf("Not the same: %s: %v, then %v", what, a, b))
+			out += fmt.Sprintf("Not the same: %s: %v, then %v\n", what, a, b)
 		}
 	}
 	f("CPU", old.Machine.CPU, new.Machine.CPU)
@@ -143,44 +152,4 @@ func differences(old, new *Report) (out []string) {
 		}
 	}
 	return out
-}
-
-// Status is the exit status of a gate: 1 if something got worse, failed or is missing; 2 if nothing can be said, since
-// the new run was interrupted or the two have nothing in common or too few rounds.
-func (c *Comparison) Status() int {
-	told := func(x Change) bool { return !x.Few }
-	worse := func(x Change) bool { return x.Verdict < 0 }
-	switch {
-	case c.incomplete || len(c.Changes) == 0:
-		return 2
-	case c.failed || slices.ContainsFunc(c.Changes, worse):
-		return 1
-	case !slices.ContainsFunc(c.Changes, told):
-		return 2
-	}
-	return 0
-}
-
-// String is the comparison as text.
-func (c *Comparison) String() string {
-	var b strings.Builder
-	for _, r := range c.Remarks {
-		fmt.Fprintln(&b, r)
-	}
-	if len(c.Changes) == 0 {
-		b.WriteString("The two reports have nothing in common.\n")
-		return b.String()
-	}
-	fmt.Fprintf(&b, "%-12s %-30s %16s %16s %7s\n", "scenario", "metric", "old", "new", "factor")
-	for _, x := range c.Changes {
-		words := map[int]string{-1: "WORSE", 0: "no difference beyond noise", 1: "better"}[x.Verdict]
-		if x.Few {
-			words = fmt.Sprintf("fewer than %d rounds: no verdict", fewest)
-		}
-		if x.Against != "" {
-			words += " (ratio to " + x.Against + ")"
-		}
-		fmt.Fprintf(&b, "%-12s %-30s %16s %16s %7s  %s\n", x.Scenario, x.Metric.Title, x.Metric.Format(x.Old), x.Metric.Format(x.New), number(x.Factor, 2), words)
-	}
-	return b.String()
 }

@@ -3,19 +3,13 @@ package report
 import (
 	"embed"
 	"html/template"
-	"reflect"
-	"slices"
 )
 
 //go:embed page.html chart.svg
 var files embed.FS
 
 // pages are report.html, one file without outside resources, and the charts in it.
-var pages = template.Must(template.New("").Funcs(template.FuncMap{
-	"thousands": func(n any) string {
-		return number(reflect.ValueOf(n).Convert(reflect.TypeFor[float64]()).Float(), 0)
-	},
-}).ParseFS(files, "*"))
+var pages = template.Must(template.New("").Funcs(template.FuncMap{"printf": english.Sprintf}).ParseFS(files, "*"))
 
 // table is figures ready to be shown: a row for each metric or scenario, a column for each server.
 type table struct {
@@ -37,21 +31,16 @@ type cell struct {
 }
 
 // cell shows a ratio where there is one, as the verdicts do, with the figure itself below it.
-func (r *Result) cell(m Metric) cell {
-	sum, ok := r.Summary[m.Name]
-	if !ok {
-		return cell{Text: "–"}
-	}
-	own := m.number(sum.Median)
-	q := sum.Ratio
+func (s Summary) cell(m Metric) cell {
+	own, q := m.number(s.Median), s.Ratio
 	if q == nil {
 		c := cell{Text: own}
-		if sum.Rounds > 1 && m.Better != 0 {
-			c.Small = m.number(sum.Low) + "–" + m.number(sum.High)
+		if s.Rounds > 1 && m.Better != 0 {
+			c.Small = m.number(s.Low) + "–" + m.number(s.High)
 		}
 		return c
 	}
-	c := cell{Text: "× " + number(q.Median, 2), Small: number(q.Low, 2) + "–" + number(q.High, 2) + "; " + own}
+	c := cell{Text: "× " + number(q.Median, 2), Small: q.interval() + "; " + own}
 	switch {
 	case !q.Firm:
 		c.Small = "too few rounds; " + own
@@ -63,41 +52,19 @@ func (r *Result) cell(m Metric) cell {
 	return c
 }
 
-// overview is every scenario's primary metrics.
-func (r *Report) overview() (t table) {
-	for _, s := range r.Servers {
-		t.Head = append(t.Head, s.Name)
-	}
-	for _, s := range r.Scenarios {
-		if s.Base != "" {
-			continue // its columns are others
+// row is a metric on some servers. Without a figure of any it is of no use.
+func (s *Scenario) row(m Metric, servers []string) (x row, useful bool) {
+	x = row{Title: m.Title, Small: m.Unit}
+	for _, server := range servers {
+		c := cell{Text: "–"}
+		if r := s.Result(server); r != nil {
+			if sum, ok := r.Summary[m.Name]; ok {
+				c, useful = sum.cell(m), true
+			}
 		}
-		for _, name := range s.Primary {
-			m := metric(name)
-			if !s.has(m) {
-				continue
-			}
-			x := row{Title: s.Title, Small: m.Title, Link: s.Name}
-			if m.Unit != "" {
-				x.Small += ", " + m.Unit
-			}
-			for _, server := range r.Servers {
-				c := cell{Text: "–"}
-				if res := s.Result(server.Name); res != nil {
-					c = res.cell(m)
-					c.Small = ""
-				}
-				x.Cells = append(x.Cells, c)
-			}
-			t.Rows = append(t.Rows, x)
-		}
+		x.Cells = append(x.Cells, c)
 	}
-	return t
-}
-
-// has tells whether some server has a figure of a metric.
-func (s *Scenario) has(m Metric) bool {
-	return slices.ContainsFunc(s.Results, func(r *Result) bool { _, ok := r.Summary[m.Name]; return ok })
+	return x, useful
 }
 
 // Table is all figures of a scenario.
@@ -106,24 +73,36 @@ func (s *Scenario) Table() (t table) {
 		t.Head = append(t.Head, r.Server)
 	}
 	for _, m := range Metrics {
-		if !s.has(m) {
-			continue
+		if x, useful := s.row(m, t.Head); useful {
+			t.Rows = append(t.Rows, x)
 		}
-		x := row{Title: m.Title, Small: m.Unit}
-		for _, r := range s.Results {
-			x.Cells = append(x.Cells, r.cell(m))
-		}
-		t.Rows = append(t.Rows, x)
 	}
 	return t
 }
 
-// Faults are the scenario's failed rounds.
-func (s *Scenario) Faults() (out []string) {
-	for _, r := range s.Results {
-		out = append(out, r.faults()...)
+// Overview is every scenario's primary metrics.
+func (r *Report) Overview() (t table) {
+	for _, s := range r.Servers {
+		t.Head = append(t.Head, s.Name)
 	}
-	return out
+	for _, s := range r.Scenarios {
+		for _, name := range s.Primary {
+			m := metric(name)
+			x, useful := s.row(m, t.Head) // a scenario that compares event loops has none of these columns
+			if !useful {
+				continue
+			}
+			x.Title, x.Small, x.Link = s.Title, m.Title, s.Name
+			if m.Unit != "" {
+				x.Small += ", " + m.Unit
+			}
+			for i := range x.Cells {
+				x.Cells[i].Small = ""
+			}
+			t.Rows = append(t.Rows, x)
+		}
+	}
+	return t
 }
 
 // Confidence, Margin and Fewest are what the page explains of the verdicts: percent, percent, and rounds.

@@ -93,9 +93,6 @@ type Round struct {
 	Error      string             `json:"error,omitempty"`
 }
 
-// NewRound is an empty measurement.
-func NewRound() *Round { return &Round{Metrics: map[string]float64{}} }
-
 // Failed tells whether a round broke a promise or did not complete.
 func (r *Round) Failed() bool { return r.Error != "" || r.Violations.Total() > 0 }
 
@@ -109,12 +106,11 @@ func (r *Round) Fault() string {
 
 // Line is a round in a few words, for the terminal.
 func (r *Round) Line(primary string) string {
-	v, ok := r.Metrics[primary]
-	text := "measured"
-	switch {
-	case r.Failed():
+	if r.Failed() {
 		return "FAILURE: " + r.Fault()
-	case ok:
+	}
+	text := "measured"
+	if v, ok := r.Metrics[primary]; ok {
 		text = metric(primary).Format(v)
 	}
 	if r.LoadBound {
@@ -138,11 +134,13 @@ func (s *Scenario) Result(server string) *Result {
 	return s.Results[i]
 }
 
-// faults are a server's failed rounds, each in words.
-func (r *Result) faults() (out []string) {
-	for i, x := range r.Rounds {
-		if x.Failed() {
-			out = append(out, fmt.Sprintf("%s, round %d: %s", r.Server, i+1, x.Fault()))
+// Faults are the scenario's failed rounds, each in words.
+func (s *Scenario) Faults() (out []string) {
+	for _, r := range s.Results {
+		for i, x := range r.Rounds {
+			if x.Failed() {
+				out = append(out, fmt.Sprintf("%s, round %d: %s", r.Server, i+1, x.Fault()))
+			}
 		}
 	}
 	return out
@@ -156,10 +154,8 @@ func (r *Report) Faults() (out []string) {
 		}
 	}
 	for _, s := range r.Scenarios {
-		for _, res := range s.Results {
-			for _, fault := range res.faults() {
-				out = append(out, s.Name+": "+fault)
-			}
+		for _, fault := range s.Faults() {
+			out = append(out, s.Name+": "+fault)
 		}
 	}
 	return out
@@ -172,26 +168,26 @@ func (r *Report) Write(dir string) error {
 		return fmt.Errorf("report.json: %w", err)
 	}
 	files := map[string][]byte{"report.json": append(b, '\n')}
-	charts := r.charts()
-	for _, c := range charts {
-		files[c.File] = []byte(c.SVG())
+	for _, c := range r.Charts() {
+		if files[c.File], err = render("chart.svg", c); err != nil {
+			return err
+		}
 	}
-	data := struct {
-		*Report
-		Overview table
-		Charts   []*chart
-	}{r, r.overview(), charts}
-	var page bytes.Buffer
-	if err := pages.ExecuteTemplate(&page, "page.html", data); err != nil {
-		return fmt.Errorf("report.html: %w", err)
+	if files["report.html"], err = render("page.html", r); err != nil {
+		return err
 	}
-	files["report.html"] = page.Bytes()
 	for name, content := range files {
 		if err := os.WriteFile(filepath.Join(dir, name), content, 0o644); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func render(template string, data any) ([]byte, error) {
+	var b bytes.Buffer
+	err := pages.ExecuteTemplate(&b, template, data)
+	return b.Bytes(), err
 }
 
 // Read reads a report.json.

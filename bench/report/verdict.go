@@ -57,14 +57,23 @@ func (q *Spread) Judge(m Metric) int {
 	return 0
 }
 
-// values are a metric's by round; a failed round's figures are kept in the file, but nothing is concluded from them.
-func (r *Result) values(name string) (v []float64, rounds []int) {
-	for i, x := range r.Rounds {
-		if y, ok := x.Metrics[name]; ok && !x.Failed() {
-			v, rounds = append(v, y), append(rounds, i)
+// interval is the range around the median.
+func (q *Spread) interval() string { return number(q.Low, 2) + "–" + number(q.High, 2) }
+
+// figure is a metric's; those of a failed round are kept in the file, but nothing is concluded from them.
+func (r *Round) figure(name string) (v float64, ok bool) {
+	v, ok = r.Metrics[name]
+	return v, ok && !r.Failed()
+}
+
+// values are a metric's by round.
+func (r *Result) values(name string) (out []float64) {
+	for _, x := range r.Rounds {
+		if v, ok := x.figure(name); ok {
+			out = append(out, v)
 		}
 	}
-	return v, rounds
+	return out
 }
 
 // ratios divides round by round. Machines drift; neighbours in time share the drift.
@@ -72,10 +81,10 @@ func (r *Result) ratios(base *Result, name string) (out []float64) {
 	if base == nil {
 		return nil
 	}
-	v, rounds := r.values(name)
-	for i, n := range rounds {
-		if n < len(base.Rounds) && !base.Rounds[n].Failed() && base.Rounds[n].Metrics[name] > 0 {
-			out = append(out, v[i]/base.Rounds[n].Metrics[name])
+	for i := range min(len(r.Rounds), len(base.Rounds)) {
+		v, ok := r.Rounds[i].figure(name)
+		if b, _ := base.Rounds[i].figure(name); ok && b > 0 && !base.Rounds[i].Failed() {
+			out = append(out, v/b)
 		}
 	}
 	return out
@@ -88,7 +97,7 @@ func (r *Report) Conclude() {
 		for _, res := range s.Results {
 			res.Summary = map[string]Summary{}
 			for _, m := range Metrics {
-				v, _ := res.values(m.Name)
+				v := res.values(m.Name)
 				if len(v) == 0 {
 					continue
 				}
@@ -100,28 +109,32 @@ func (r *Report) Conclude() {
 				res.Summary[m.Name] = sum
 			}
 		}
-		s.Verdict = s.verdict(base)
+		s.Verdict = s.verdict()
 	}
 }
 
 // verdict is the scenario's primary metrics in words.
-func (s *Scenario) verdict(base *Result) string {
+func (s *Scenario) verdict() string {
 	var parts []string
-	for _, r := range s.Results {
-		if f := r.faults(); len(f) > 0 {
-			parts = append(parts, "FAILURE of "+oneLine(f[0])+".")
-		}
+	for _, fault := range s.Faults() {
+		parts = append(parts, "FAILURE of "+oneLine(fault)+".")
 	}
 	measured := false
 	for _, name := range s.Primary {
-		if text := s.sentence(metric(name), base); text != "" {
+		if text := s.sentence(metric(name)); text != "" {
 			parts, measured = append(parts, text), true
 		}
 	}
 	if !measured {
 		return strings.Join(append(parts, "Not measured."), " ")
 	}
-	if names := s.loadBound(); names != "" {
+	var bound []string
+	for _, r := range s.Results {
+		if r.most(func(x *Round) bool { return x.LoadBound }) {
+			bound = append(bound, r.Server)
+		}
+	}
+	if names := strings.Join(bound, ", "); names != "" {
 		text := "The load, not the server, was the limit with " + names + ": CPU time per delivery holds, deliveries per second are a lower bound."
 		if slices.Contains(s.Primary, P99) {
 			text = "The load's own lateness is a good part of the latency of " + names + "."
@@ -132,46 +145,29 @@ func (s *Scenario) verdict(base *Result) string {
 }
 
 // sentence says what one metric's figures mean, in the words and the figures of the table.
-func (s *Scenario) sentence(m Metric, base *Result) string {
-	var figures, same, few []string
+func (s *Scenario) sentence(m Metric) string {
+	var figures []string
 	for _, r := range s.Results {
 		sum, ok := r.Summary[m.Name]
 		switch q := sum.Ratio; {
 		case !ok:
-		case r == base || q == nil:
-			figures = append([]string{r.Server + " " + m.Format(sum.Median)}, figures...)
+		case q == nil:
+			figures = append(figures, r.Server+" "+m.Format(sum.Median))
 		case !q.Firm:
-			few = append(few, r.Server+" (× "+number(q.Median, 2)+")")
+			figures = append(figures, fmt.Sprintf("%s × %.2f (fewer than %d rounds: no verdict)", r.Server, q.Median, fewest))
 		case q.Judge(m) == 0:
-			same = append(same, r.Server+" ("+number(q.Low, 2)+"–"+number(q.High, 2)+")")
+			figures = append(figures, fmt.Sprintf("%s × %.2f (%s: no difference beyond noise)", r.Server, q.Median, q.interval()))
 		default:
-			figures = append(figures, fmt.Sprintf("%s × %s (%s–%s)", r.Server, number(q.Median, 2), number(q.Low, 2), number(q.High, 2)))
+			figures = append(figures, fmt.Sprintf("%s × %.2f (%s)", r.Server, q.Median, q.interval()))
 		}
 	}
-	if len(figures)+len(few) == 0 {
+	if figures == nil {
 		return ""
 	}
-	text := strings.ToUpper(m.Title[:1]) + m.Title[1:] + ": " + strings.Join(figures, ", ") + "."
-	if len(same) > 0 {
-		text += " No difference beyond noise: " + strings.Join(same, ", ") + "."
-	}
-	if len(few) > 0 && len(s.Results) > 1 {
-		text += fmt.Sprintf(" Fewer than %d rounds: no verdict on %s.", fewest, strings.Join(few, ", "))
-	}
-	return text
+	return strings.ToUpper(m.Title[:1]) + m.Title[1:] + ": " + strings.Join(figures, ", ") + "."
 }
 
-// loadBound lists the servers with at least half of their rounds limited by the load.
-func (s *Scenario) loadBound() string {
-	var out []string
-	for _, r := range s.Results {
-		if r.most(func(x *Round) bool { return x.LoadBound }) {
-			out = append(out, r.Server)
-		}
-	}
-	return strings.Join(out, ", ")
-}
-
+// most tells whether at least half of the rounds are marked in some way.
 func (r *Result) most(mark func(*Round) bool) bool {
 	n := 0
 	for _, x := range r.Rounds {
@@ -197,8 +193,8 @@ func (r *Report) Remarks() []string {
 		}
 	}
 	if n > 0 {
-		out = append(out, fmt.Sprintf("In %s of %s rounds other processes or the hypervisor took a tenth of a CPU or more: expect wide intervals.",
-			number(float64(n), 0), number(float64(of), 0)))
+		out = append(out, english.Sprintf("In %d of %d rounds other processes or the hypervisor took a tenth of a CPU or more: expect wide intervals.",
+			n, of))
 	}
 	return out
 }
