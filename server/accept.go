@@ -129,7 +129,7 @@ func (l *loop) add(a *arrival) {
 	p := &peer{loop: l, fd: a.fd, slot: l.takeSlot(), born: s.now(), holds: a.holds}
 	l.peers[p.slot] = p
 	if l.clients != nil {
-		l.clients[p.slot] = a.client
+		*l.clients.at(p.slot) = a.client
 	}
 	s.wheels[phaseHead].Add(p)
 	if err := l.poll.add(int(p.fd), p.slot, connectionEvents); err != nil {
@@ -153,8 +153,5 @@ func (l *loop) takeSlot() int32 {
 		return slot
 	}
 	l.peers = append(l.peers, nil)
-	if l.clients != nil {
-		l.clients = append(l.clients, client{})
-	}
 	return int32(len(l.peers) - 1)
 }
