@@ -98,7 +98,7 @@ func (p *pair) talk(stop <-chan struct{}) {
 func TestMemoryBudget(t *testing.T) {
 	const (
 		budget = 256 << 20
-		most   = 20 << 20               // more than before, after it is over
+		most   = 20 << 20    // more than before, after it is over
 		bound  = time.Second // generous, for a machine that is busy with something else; the figures are in the log
 	)
 	each := 2000

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +18,8 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+
+	"relaygate/server"
 )
 
 // patience bounds every wait; only a failure reaches it.
@@ -295,6 +298,61 @@ func TestOpenFileLimit(t *testing.T) {
 	}
 }
 
+// TestMaxConnectionsByDefault: the open-file limit less a reserve, and a warning if more is set than fits.
+func TestMaxConnectionsByDefault(t *testing.T) {
+	f := func(want string, warns bool, environ ...string) {
+		t.Helper()
+		r := startCommand(t, command(t, append(environ, "EVENT_LOOPS=2"), "sh", "-c", "ulimit -n 1000 && exec RELAYGATE"))
+		s := r.logs.text()
+		if !strings.Contains(s, `"MAX_CONNECTIONS":`+want+`,`) || strings.Contains(s, "MAX_CONNECTIONS is more than") != warns {
+			t.Errorf("with %q: log %q, want MAX_CONNECTIONS %s, and a warning: %v", environ, s, want, warns)
+		}
+	}
+	f("846", false)
+	f("846", false, "MAX_CONNECTIONS=846")
+	f("847", true, "MAX_CONNECTIONS=847")
+	f("0", false, "MAX_CONNECTIONS=0")
+}
+
+// TestDescriptorsSuffice: with the default the relay is full before descriptors run out. All are answered, and
+// one that leaves makes room.
+func TestDescriptorsSuffice(t *testing.T) {
+	r := startCommand(t, command(t, []string{"EVENT_LOOPS=2"}, "sh", "-c", "ulimit -n 128 && exec RELAYGATE"))
+	most := server.ConnectionLimit(128, 2)
+	var last net.Conn
+	for i := range most {
+		last, _ = rawPeer(t, r.addr, "r", fmt.Sprint(i))
+	}
+	refuse := func() int {
+		c, err := net.Dial("tcp", r.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		fmt.Fprint(c, "GET /v1?relayId=r&peerId=p HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
+			"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n")
+		res, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return res.StatusCode
+	}
+	for range 100 {
+		if status := refuse(); status != http.StatusServiceUnavailable {
+			t.Fatalf("status %d when full, want 503", status)
+		}
+	}
+	last.Close()
+	for end := time.Now().Add(patience); refuse() != http.StatusSwitchingProtocols; {
+		if time.Now().After(end) {
+			t.Fatal("nobody is let in when one has left")
+		}
+	}
+	if s := r.logs.text(); strings.Contains(s, "too many open files") {
+		t.Errorf("descriptors ran out: %s", s)
+	}
+}
+
 // TestTooFewDescriptorsForTheLoops: a start that cannot succeed ends, and says why.
 func TestTooFewDescriptorsForTheLoops(t *testing.T) {
 	for _, limit := range []int{150, 250, 500} { // each fails at another point
@@ -309,7 +367,7 @@ func TestTooFewDescriptorsForTheLoops(t *testing.T) {
 // TestDescriptorsRunOut: the relay serves those it has, says so at most once a
 // second, and accepts again when it can.
 func TestDescriptorsRunOut(t *testing.T) {
-	r := startCommand(t, command(t, nil, "sh", "-c", "ulimit -n 40 && exec RELAYGATE"))
+	r := startCommand(t, command(t, []string{"MAX_CONNECTIONS=0"}, "sh", "-c", "ulimit -n 40 && exec RELAYGATE"))
 	a, b := r.join(t, "room", "a"), r.join(t, "room", "b")
 	began := time.Now()
 	var crowd []net.Conn

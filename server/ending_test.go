@@ -110,7 +110,7 @@ func TestHalfClosedBehindAQueue(t *testing.T) {
 // TestManyLeaveALargeRoom at once, each with a last message. The room's flushes for them are as few as delay
 // nobody else in their loop.
 func TestManyLeaveALargeRoom(t *testing.T) {
-	const others, leavers = 5000, 400
+	const others, leavers, most = 5000, 400, 60_000
 	s := start(t, "EVENT_LOOPS=1")
 	var writes atomic.Int64 // to the others
 	room := make([]router.Member, others)
@@ -148,8 +148,9 @@ func TestManyLeaveALargeRoom(t *testing.T) {
 	release()
 	<-answered
 	elsewhere.wantFrame(0x1, "pong")
-	if before > others {
-		t.Errorf("%d writes are made for %d who leave before others are served, want fewer than the room's %d", before, leavers, others)
+	// With a flush for each of them there are 200,000.
+	if before > most {
+		t.Errorf("%d writes are made for %d who leave before others are served, want at most %d", before, leavers, most)
 	}
 	for _, c := range all {
 		c.Close()
@@ -157,10 +158,14 @@ func TestManyLeaveALargeRoom(t *testing.T) {
 	eventually(t, "they have gone", func() bool { return s.Stats().Connections == 1 })
 }
 
-// counter is a router.Conn that counts the writes.
+// counter is a router.Conn that counts the writes. Each takes as long as one to a socket.
 type counter struct{ writes *atomic.Int64 }
 
-func (c counter) Write([]byte) { c.writes.Add(1) }
+func (c counter) Write([]byte) {
+	c.writes.Add(1)
+	for began := time.Now(); time.Since(began) < 3*time.Microsecond; {
+	}
+}
 
 // unread is how many bytes wait in a socket of this process.
 func unread(t *testing.T, fd int) int {

@@ -38,7 +38,7 @@ const (
 	bytesPerWork = 256
 	textPerWork  = 16 // bytes of text, which is validated and searched
 
-	// maxLeaveFlushes is the number of leaving peers in one round whose rooms are flushed first.
+	// maxLeaveFlushes is the number of leaving peers whose rooms are flushed first, of the events reported at once.
 	maxLeaveFlushes = 8
 
 	// sliceTime is how long turns are given, events handled or a room flushed before the others are done.
@@ -82,6 +82,7 @@ type loop struct {
 	ready      int            // number of events that the pollset has reported
 	handled    int            // of these, how many have been handled: the others are left for the next round
 	peers      []*peer        // by slot; nil where the slot is free
+	clients    *clients       // by slot; nil if no setting needs addresses
 	free       []int32        // slots
 	freed      []int32        // slots that become free at the end of the round
 	turns      []*peer        // peers not read to the end, in the order of their turns
@@ -90,7 +91,7 @@ type loop struct {
 	in         []byte         // receive reads into it
 	out        []byte         // replies to the peer that is being served
 	work       int            // what is left of turnWork for that peer
-	leaving    int            // rooms flushed in this round because a peer left
+	leaving    int            // rooms flushed because a peer left, since the pollset was asked last
 	answered   bool           // that peer's request has been answered, and another may follow
 	awaitsPong bool           // nothing came from that peer since its last ping: a pong is the answer
 	scratch    router.Scratch
@@ -119,6 +120,9 @@ func newLoop(s *Server, h *upgrade.Handshaker) *loop {
 		in:     make([]byte, largeReadBytes),
 	}
 	l.pacer = newPacer(l)
+	if s.needsAddresses() {
+		l.clients = new(clients)
+	}
 	return l
 }
 
@@ -158,13 +162,13 @@ func (l *loop) drain(*peer) {
 	}
 }
 
-// task is work that another goroutine gives a loop: flush room, take the connection fd, or call do with peer,
+// task is work that another goroutine gives a loop: flush room, take a new connection, or call do with peer,
 // which may be nil.
 type task struct {
-	do   func(*loop, *peer)
-	peer *peer
-	room *router.Room
-	fd   int32 // an accepted socket, if the rest is empty
+	do      func(*loop, *peer)
+	peer    *peer
+	room    *router.Room
+	arrival *arrival
 }
 
 // post adds a task for the loop's next round. It returns false if the loop has stopped: the task is dropped.
@@ -184,7 +188,6 @@ func (l *loop) post(t task) bool {
 // run does rounds until there is nothing to do.
 func (l *loop) run() {
 	for {
-		l.leaving = 0
 		l.giveTurns()
 		n, woken := l.handleEvents()
 		if woken { // after the events: a heartbeat must not miss a peer's answer
@@ -219,6 +222,7 @@ func (l *loop) run() {
 func (l *loop) handleEvents() (n int, woken bool) {
 	if l.handled == l.ready {
 		l.handled, l.ready = 0, l.poll.ready(l.events)
+		l.leaving = 0
 	}
 	var began time.Time
 	for l.handled < l.ready {
@@ -287,7 +291,7 @@ func (l *loop) doTask(t task) {
 	case t.do != nil:
 		t.do(l, t.peer)
 	default:
-		l.add(int(t.fd))
+		l.add(t.arrival)
 	}
 }
 

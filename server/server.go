@@ -39,10 +39,16 @@ type Server struct {
 	loops  []*loop
 	addr   net.Addr
 
+	addresses *addressTable // nil if nothing is limited per IP
+
 	// Owned by the first loop, which accepts.
 	listener     int       // the listening socket, -1 when it is closed
 	nextLoop     int       // the position of the loop that got the last connection
 	acceptLogged time.Time // when a failed accept was logged last
+	waiting      waiting   // connections held back by CONNECT_RATE
+
+	places       atomic.Int64 // connections within MAX_CONNECTIONS
+	acceptPaused atomic.Bool  // accepting has stopped until a connection closes
 
 	budget   budget
 	draining atomic.Bool
@@ -56,6 +62,7 @@ type Server struct {
 func Listen(cfg Config, log *zap.Logger) (*Server, error) {
 	s := &Server{cfg: cfg, log: log, began: time.Now(), table: router.NewTable(), stop: make(chan struct{})}
 	s.budget.ask = make(chan struct{}, 1)
+	s.prepareAdmission()
 	logging.SetLogger(nbioLogger{log})
 	s.wheels = [phases]*health.Wheel[*peer]{
 		phaseHead:      newDeadlineWheel(time.Duration(cfg.HandshakeTime)),
