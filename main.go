@@ -183,7 +183,7 @@ func serve(ctx context.Context, cfg server.Config, log *zap.Logger) int {
 		log.Warn("not all peers took leave", zap.Error(err))
 	}
 	log.Info("stopped", zap.String("version", version), zap.Stringer("address", s.Addr()),
-		zap.Int("peers_at_signal", st.Peers), zap.Int64("accepted", st.Accepted),
-		zap.Duration("drained_in", time.Since(begin)), zap.Object("settings", cfg))
+		zap.Int("peers_at_signal", st.Peers), zap.Duration("drained_in", time.Since(begin)),
+		zap.Object("counters", s.Stats()), zap.Object("settings", cfg))
 	return 0
 }

@@ -1,7 +1,12 @@
 package server
 
 import (
+	"maps"
+	"slices"
 	"sync/atomic"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"relaygate/server/upgrade"
 )
@@ -68,4 +73,25 @@ func (s *Server) Stats() Stats {
 		st.Closed[c.String()] = s.stats.closed[c].Load()
 	}
 	return st
+}
+
+// MarshalLogObject logs every counter, those at zero as well, so that a reader can tell zero from unknown.
+func (s Stats) MarshalLogObject(o zapcore.ObjectEncoder) error {
+	o.AddInt64("accepted", s.Accepted)
+	o.AddInt64("upgraded", s.Upgraded)
+	o.AddInt64("accept_errors", s.AcceptErrors)
+	o.AddInt64("panics", s.Panics)
+	zap.Object("refused", counters(s.Refused)).AddTo(o)
+	zap.Object("closed", counters(s.Closed)).AddTo(o)
+	return nil
+}
+
+// counters are logged by their labels in alphabetical order.
+type counters map[string]int64
+
+func (c counters) MarshalLogObject(o zapcore.ObjectEncoder) error {
+	for _, label := range slices.Sorted(maps.Keys(c)) {
+		o.AddInt64(label, c[label])
+	}
+	return nil
 }
