@@ -134,7 +134,7 @@ func (w *worker) message(i int32, opcode byte, b []byte) {
 	if opcode == opText && string(b) == "ping" {
 		w.marks.Pings++
 		c := &w.conns[i]
-		c.out = appendClientFrame(c.out, opText, c.key, []byte("pong"))
+		c.out = AppendClientFrame(c.out, opText, c.key, []byte("pong"))
 		w.touch(i)
 		return
 	}
@@ -153,7 +153,7 @@ func (w *worker) control(i int32, opcode byte, payload []byte) error {
 	c := &w.conns[i]
 	switch opcode {
 	case opPing:
-		c.out = appendClientFrame(c.out, opPong, c.key, payload)
+		c.out = AppendClientFrame(c.out, opPong, c.key, payload)
 		w.touch(i)
 	case opClose:
 		if len(payload) >= 2 {

@@ -189,7 +189,7 @@ func (f *Fleet) Greet(ctx context.Context, limit time.Duration) error {
 		w.pongs = 0
 		for i := range w.conns {
 			if x := &w.conns[i]; x.state == open {
-				x.out = appendClientFrame(x.out, opText, x.key, []byte("ping"))
+				x.out = AppendClientFrame(x.out, opText, x.key, []byte("ping"))
 				w.touch(int32(i))
 				n++
 			}

@@ -125,7 +125,7 @@ type stamp struct {
 }
 
 func newStamp(opcode byte, key [4]byte, payload []byte, targeted bool) stamp {
-	s := stamp{frame: appendClientFrame(nil, opcode, key, payload), key: key}
+	s := stamp{frame: AppendClientFrame(nil, opcode, key, payload), key: key}
 	if targeted {
 		s.offset = len(targetPart)
 	}

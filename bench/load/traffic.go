@@ -167,7 +167,7 @@ func (w *worker) leave() {
 		w.leaver = (w.leaver + 1) % int32(len(w.conns))
 		m, c := &w.led.members[w.leaver], &w.conns[w.leaver]
 		if m.loose && c.state == open {
-			c.out = appendClientFrame(c.out, opClose, c.key, []byte{0x03, 0xe8})
+			c.out = AppendClientFrame(c.out, opClose, c.key, []byte{0x03, 0xe8})
 			c.state, m.steady = leaving, false
 			w.away++
 			w.touch(w.leaver)
