@@ -151,6 +151,19 @@ func spareProcessor(loops int) {
 	}
 }
 
+// limitConnections sets MAX_CONNECTIONS, if it is not set, to what the open-file limit allows, and warns if it
+// is set to more.
+func limitConnections(cfg *server.Config, files uint64, log *zap.Logger) {
+	most := server.ConnectionLimit(files, cfg.EventLoops)
+	switch {
+	case cfg.MaxConnections == server.UnsetConnections:
+		cfg.MaxConnections = most
+	case cfg.MaxConnections > most:
+		log.Warn("MAX_CONNECTIONS is more than the open-file limit allows",
+			zap.Int("max_connections", cfg.MaxConnections), zap.Uint64("open_files", files), zap.Int("allowed", most))
+	}
+}
+
 // serve runs the relay until ctx ends, then drains it.
 func serve(ctx context.Context, cfg server.Config, log *zap.Logger) int {
 	for _, w := range cfg.Warnings() {
@@ -165,6 +178,7 @@ func serve(ctx context.Context, cfg server.Config, log *zap.Logger) int {
 			zap.Uint64("open_files", files), zap.Int("wanted", enoughFiles))
 	}
 	cfg.EventLoops = cfg.Loops()
+	limitConnections(&cfg, files, log)
 	spareProcessor(cfg.EventLoops)
 	s, err := server.Listen(cfg, log)
 	if err != nil {

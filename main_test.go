@@ -339,7 +339,7 @@ func TestTooFewDescriptorsForTheLoops(t *testing.T) {
 // TestDescriptorsRunOut: the relay serves those it has, says so at most once a
 // second, and accepts again when it can.
 func TestDescriptorsRunOut(t *testing.T) {
-	r := startCommand(t, command(t, nil, "sh", "-c", "ulimit -n 40 && exec RELAYGATE"))
+	r := startCommand(t, command(t, []string{"MAX_CONNECTIONS=0"}, "sh", "-c", "ulimit -n 40 && exec RELAYGATE"))
 	a, b := r.join(t, "room", "a"), r.join(t, "room", "b")
 	began := time.Now()
 	var crowd []net.Conn

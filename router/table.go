@@ -20,9 +20,10 @@ const shardCount = 256
 //
 // Lock order: shard, then room.
 type Table struct {
-	seed    maphash.Seed
-	members atomic.Int64
-	shards  [shardCount]shard
+	seed     maphash.Seed
+	roomMost int // members in one room; 0 means any number; static after LimitRooms
+	members  atomic.Int64
+	shards   [shardCount]shard
 }
 
 type shard struct {
@@ -36,9 +37,13 @@ func NewTable() *Table {
 	return &Table{seed: maphash.MakeSeed()}
 }
 
+// LimitRooms lets no room have more than most members. It must be called before the first Join.
+func (t *Table) LimitRooms(most int) { t.roomMost = most }
+
 // Join adds m to the room of relayID, and makes the room if there is none. m must be initialised and must
-// never have joined. relayID is copied if it is kept.
-func (t *Table) Join(relayID []byte, m *Member) {
+// never have joined. relayID is copied if it is kept. If the room is full, Join returns false and does
+// nothing.
+func (t *Table) Join(relayID []byte, m *Member) bool {
 	i := maphash.Bytes(t.seed, relayID) % shardCount
 	s := &t.shards[i]
 	s.mu.Lock()
@@ -50,9 +55,12 @@ func (t *Table) Join(relayID []byte, m *Member) {
 			s.rooms = make(map[string]*Room)
 		}
 		s.rooms[r.id] = r
+	} else if t.roomMost > 0 && len(r.members) >= t.roomMost { // only changed under s.mu
+		return false
 	}
 	r.add(m)
 	t.members.Add(1)
+	return true
 }
 
 // Leave takes m out of its room, and the room out of the table if m was the last member. It does nothing if m

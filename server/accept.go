@@ -61,18 +61,24 @@ const (
 // When descriptors run out, connections wait in the kernel's backlog.
 func (l *loop) acceptAll() {
 	s := l.srv
+	var from *sockaddr
+	if s.needsAddresses() {
+		from = new(sockaddr)
+	}
 	for range acceptsPerRound {
-		fd, err := accept(s.listener)
+		if s.overfull() && l.pauseAccepting() {
+			return
+		}
+		fd, err := accept(s.listener, from)
 		switch err {
 		case 0:
 			s.stats.accepted.Add(1)
 			s.stats.connections.Add(1)
-			s.nextLoop = (s.nextLoop + 1) % len(s.loops)
-			if to := s.loops[s.nextLoop]; to != l {
-				to.post(task{fd: int32(fd)})
-			} else {
-				l.add(fd)
+			a := arrival{fd: int32(fd)}
+			if from != nil {
+				a.client = from.client()
 			}
+			l.arrive(a)
 		case syscall.EAGAIN:
 			return
 		case syscall.ECONNABORTED, syscall.EINTR:
@@ -87,13 +93,18 @@ func (l *loop) acceptAll() {
 func (l *loop) acceptFailed(err error) {
 	s := l.srv
 	s.stats.acceptFails.Add(1)
-	if now := time.Now(); now.Sub(s.acceptLogged) >= time.Second {
-		s.acceptLogged = now
-		s.log.Warn("cannot accept connections: open-file limit or memory",
-			zap.Error(err), zap.Int64("connections", s.stats.connections.Load()))
-	}
+	l.logNotAccepting("cannot accept connections: open-file limit or memory", err)
 	l.ignoreListener(nil)
 	time.AfterFunc(acceptRetry, func() { l.post(task{do: (*loop).watchListener}) })
+}
+
+// logNotAccepting logs at most once a second that connections have to wait in the kernel's backlog.
+func (l *loop) logNotAccepting(message string, err error) {
+	s := l.srv
+	if now := time.Now(); now.Sub(s.acceptLogged) >= time.Second {
+		s.acceptLogged = now
+		s.log.Warn(message, zap.Error(err), zap.Int64("connections", s.stats.connections.Load()))
+	}
 }
 
 // watchListener makes the loop accept connections, unless the server is draining.
@@ -107,17 +118,21 @@ func (l *loop) ignoreListener(*peer) { _ = l.poll.remove(l.srv.listener) }
 
 // closeListener ends accepting for good.
 func (l *loop) closeListener(*peer) {
+	l.dropWaiting()
 	_ = syscall.Close(l.srv.listener)
 	l.srv.listener = -1
 }
 
 // add makes an accepted socket a connection of this loop.
-func (l *loop) add(fd int) {
+func (l *loop) add(a *arrival) {
 	s := l.srv
-	p := &peer{loop: l, fd: int32(fd), slot: l.takeSlot(), born: s.now()}
+	p := &peer{loop: l, fd: a.fd, slot: l.takeSlot(), born: s.now(), holds: a.holds}
 	l.peers[p.slot] = p
+	if l.clients != nil {
+		l.clients[p.slot] = a.client
+	}
 	s.wheels[phaseHead].Add(p)
-	if err := l.poll.add(fd, p.slot, connectionEvents); err != nil {
+	if err := l.poll.add(int(p.fd), p.slot, connectionEvents); err != nil {
 		if now := time.Now(); now.Sub(l.watchLogged) >= time.Second {
 			l.watchLogged = now
 			s.log.Warn("cannot watch connection: is fs.epoll.max_user_watches reached?", zap.Error(err))
@@ -138,5 +153,8 @@ func (l *loop) takeSlot() int32 {
 		return slot
 	}
 	l.peers = append(l.peers, nil)
+	if l.clients != nil {
+		l.clients = append(l.clients, client{})
+	}
 	return int32(len(l.peers) - 1)
 }

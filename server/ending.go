@@ -128,8 +128,7 @@ func (l *loop) close(p *peer) {
 	p.releaseInput()
 	l.peers[p.slot] = nil
 	l.freed = append(l.freed, p.slot)
-	srv.stats.connections.Add(-1)
-	srv.stats.closed[p.cause].Add(1)
+	srv.release(p.holds, p.loop.clientAt(p.slot), p.cause)
 }
 
 // logClosed also writes the fields of "peer connected", so that the two entries can be paired.

@@ -72,6 +72,7 @@ type loop struct {
 	events     []unix.EpollEvent
 	pending    int            // events left for the next round: see givesWay
 	peers      []*peer        // by slot; nil where the slot is free
+	clients    []client       // by slot; nil if no setting needs addresses
 	free       []int32        // slots
 	freed      []int32        // slots that become free at the end of the round
 	turns      []*peer        // peers not read to the end, in the order of their turns
@@ -100,12 +101,16 @@ type loop struct {
 }
 
 func newLoop(s *Server, h *upgrade.Handshaker) *loop {
-	return &loop{
+	l := &loop{
 		srv: s, handshaker: h,
 		events: make([]unix.EpollEvent, maxEvents),
 		peers:  make([]*peer, firstPeerSlot),
 		in:     make([]byte, largeReadBytes),
 	}
+	if s.needsAddresses() {
+		l.clients = make([]client, firstPeerSlot)
+	}
+	return l
 }
 
 func (l *loop) start() (err error) {
@@ -144,13 +149,13 @@ func (l *loop) drain(*peer) {
 	}
 }
 
-// task is work that another goroutine gives a loop: flush room, take the connection fd, or call do with peer,
+// task is work that another goroutine gives a loop: flush room, take a new connection, or call do with peer,
 // which may be nil.
 type task struct {
-	do   func(*loop, *peer)
-	peer *peer
-	room *router.Room
-	fd   int32 // an accepted socket, if the rest is empty
+	do      func(*loop, *peer)
+	peer    *peer
+	room    *router.Room
+	arrival *arrival
 }
 
 // post adds a task for the loop's next round.
@@ -244,7 +249,7 @@ func (l *loop) doTask(t task) {
 	case t.do != nil:
 		t.do(l, t.peer)
 	default:
-		l.add(int(t.fd))
+		l.add(t.arrival)
 	}
 }
 

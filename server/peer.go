@@ -1,14 +1,13 @@
 package server
 
 import (
-	"net/netip"
 	"sync"
-	"syscall"
 
 	"github.com/gobwas/ws"
 
 	"relaygate/health"
 	"relaygate/router"
+	"relaygate/server/upgrade"
 )
 
 // phase is how far a connection has come. It never goes back.
@@ -65,6 +64,7 @@ type peer struct {
 	saidAll bool   // the peer's end, or its answer to our close frame, has been read
 	large   bool   // the last frame was large: the next read is large, too
 	cause   closeCause
+	holds   standing
 	code    ws.StatusCode // of the first close frame, ours or the peer's; 0 if there is none
 
 	seat health.Seat // the wheels'
@@ -128,37 +128,35 @@ func (p *peer) leave() {
 		l.flush(p.Room())
 	}
 	p.loop.srv.table.Leave(&p.Member)
+	p.releaseRelay()
 }
 
 // open sends answer, which ends with p's 101, and makes p a member of relayID. p joins first, so that it
 // misses no message sent after its 101. No message reaches it before the 101, since other loops need mu to
-// write to it.
-func (p *peer) open(relayID, peerID, answer []byte) {
+// write to it. If p is not let in, open changes nothing and returns why.
+func (p *peer) open(relayID, peerID, answer []byte) upgrade.Refusal {
 	srv := p.loop.srv
+	if !p.takeRelay(relayID) {
+		return upgrade.BusyIPRooms
+	}
 	p.Init(string(peerID), p)
-	func() {
+	joined := func() bool {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		srv.table.Join(relayID, &p.Member)
+		if !srv.table.Join(relayID, &p.Member) {
+			return false
+		}
+		srv.stats.upgraded.Add(1)
 		p.sendLocked(answer)
 		p.phase = phaseOpen
+		return true
 	}()
+	if !joined {
+		p.returnRelay(relayID)
+		return upgrade.BusyRoomPeers
+	}
 	srv.wheels[phaseHead].Remove(p)
 	srv.wheels[phaseOpen].AddSpread(p)
 	p.heard = true
-}
-
-// remoteAddr asks the kernel for the address instead of storing it, since only debug logs need it.
-func (p *peer) remoteAddr() netip.AddrPort {
-	sa, err := syscall.Getpeername(int(p.fd))
-	if err != nil {
-		return netip.AddrPort{}
-	}
-	switch sa := sa.(type) {
-	case *syscall.SockaddrInet4:
-		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
-	case *syscall.SockaddrInet6:
-		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr).Unmap(), uint16(sa.Port))
-	}
-	return netip.AddrPort{}
+	return ""
 }

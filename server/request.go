@@ -10,6 +10,9 @@ import (
 // It keeps an incomplete request, and returns the bytes after the request.
 func (l *loop) head(p *peer, data []byte) (rest []byte) {
 	l.work -= requestWork
+	if p.holds&awaitsHeader != 0 {
+		return l.proxyHeader(p, data)
+	}
 	block, had, seen := data, 0, 0
 	if p.in != nil && p.in.part != nil {
 		in := p.in
@@ -20,13 +23,13 @@ func (l *loop) head(p *peer, data []byte) (rest []byte) {
 	before := len(l.out)
 	answer, n, v := l.handshaker.Answer(l.out, block, seen)
 	if v.Next == upgrade.Upgraded {
-		if why := l.srv.refuses(); why != "" {
+		if why := p.refused(); why != "" {
 			answer, v = upgrade.AppendBusy(answer[:before], why, retryAfter())
 		}
 	}
 	l.out = answer
 	if n > 0 {
-		l.answer(p, v)
+		l.answer(p, v, before)
 		if had > 0 && p.in != nil { // answering may have released all of it
 			p.in.dropPart()
 		}
@@ -40,8 +43,13 @@ func (l *loop) head(p *peer, data []byte) (rest []byte) {
 	return nil
 }
 
-// answer acts on v, the outcome of a request whose answer is in out.
-func (l *loop) answer(p *peer, v upgrade.Verdict) {
+// answer acts on v, the outcome of a request whose answer is in out[at:].
+func (l *loop) answer(p *peer, v upgrade.Verdict, at int) {
+	if v.Next == upgrade.Upgraded {
+		if why := p.open(v.RelayID, v.PeerID, l.out); why != "" {
+			l.out, v = upgrade.AppendBusy(l.out[:at], why, retryAfter())
+		}
+	}
 	l.srv.stats.answered(v)
 	switch v.Next {
 	case upgrade.KeepAlive:
@@ -52,7 +60,6 @@ func (l *loop) answer(p *peer, v upgrade.Verdict) {
 		l.finish(p, l.out)
 		l.out = l.out[:0]
 	case upgrade.Upgraded:
-		p.open(v.RelayID, v.PeerID, l.out)
 		l.out = l.out[:0]
 		if e := l.srv.log.Check(zap.DebugLevel, "peer connected"); e != nil {
 			e.Write(zap.Stringer("remote", p.remoteAddr()), zap.String("relay_id", p.Room().ID()), zap.String("peer_id", p.ID()))

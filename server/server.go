@@ -39,10 +39,16 @@ type Server struct {
 	loops  []*loop
 	addr   net.Addr
 
+	addresses *addressTable // nil if nothing is limited per IP
+
 	// Owned by the first loop, which accepts.
 	listener     int       // the listening socket, -1 when it is closed
 	nextLoop     int       // the position of the loop that got the last connection
 	acceptLogged time.Time // when a failed accept was logged last
+	waiting      waiting   // connections held back by CONNECT_RATE
+
+	places       atomic.Int64 // connections within MAX_CONNECTIONS
+	acceptPaused atomic.Bool  // accepting has stopped until a connection closes
 
 	draining atomic.Bool
 	stop     chan struct{}  // closed to end the goroutines of the wheels and of reclaim
@@ -54,6 +60,7 @@ type Server struct {
 // as valid.
 func Listen(cfg Config, log *zap.Logger) (*Server, error) {
 	s := &Server{cfg: cfg, log: log, began: time.Now(), table: router.NewTable(), stop: make(chan struct{})}
+	s.prepareAdmission()
 	logging.SetLogger(nbioLogger{log})
 	s.wheels = [phases]*health.Wheel[*peer]{
 		phaseHead:      newDeadlineWheel(time.Duration(cfg.HandshakeTime)),

@@ -22,10 +22,8 @@ type stats struct {
 	panics      atomic.Int64
 }
 
+// answered counts a request's refusal. Upgrades are counted by peer.open.
 func (s *stats) answered(v upgrade.Verdict) {
-	if v.Next == upgrade.Upgraded {
-		s.upgraded.Add(1)
-	}
 	if v.Reason == "" {
 		return
 	}

@@ -52,10 +52,17 @@ func send(fd int, b []byte) (n int, err syscall.Errno) {
 }
 
 // accept takes a connection from a listening socket. The new socket is non-blocking and not inherited by
-// child processes. accept does not ask for the client's address: see remoteAddr.
-func accept(listener int) (fd int, err syscall.Errno) {
-	r, _, err := syscall.RawSyscall6(syscall.SYS_ACCEPT4, uintptr(listener), 0, 0,
-		syscall.SOCK_NONBLOCK|syscall.SOCK_CLOEXEC, 0, 0)
+// child processes. The client's address is written to from, unless that is nil.
+func accept(listener int, from *sockaddr) (fd int, err syscall.Errno) {
+	var size uint32
+	sizeAt := &size
+	if from == nil {
+		sizeAt = nil
+	} else {
+		size = uint32(unsafe.Sizeof(*from))
+	}
+	r, _, err := syscall.RawSyscall6(syscall.SYS_ACCEPT4, uintptr(listener),
+		uintptr(unsafe.Pointer(from)), uintptr(unsafe.Pointer(sizeAt)), syscall.SOCK_NONBLOCK|syscall.SOCK_CLOEXEC, 0, 0)
 	if err != 0 {
 		return -1, err
 	}
