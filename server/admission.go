@@ -19,7 +19,7 @@ func retryAfter() (seconds int) { return retryMin + rand.IntN(retryMax-retryMin+
 
 // refuses returns why no upgrade is let in at the moment, or "" if they are.
 func (s *Server) refuses() upgrade.Refusal {
-	if s.draining.Load() {
+	if s.refusing.Load() {
 		return upgrade.BusyDraining
 	}
 	return ""
