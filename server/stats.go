@@ -20,6 +20,7 @@ type stats struct {
 	closed      [closeCauses]atomic.Int64
 	acceptFails atomic.Int64
 	panics      atomic.Int64
+	left        atomic.Int64
 }
 
 // answered counts a request's refusal. Upgrades are counted by peer.open.
@@ -44,6 +45,7 @@ type Stats struct {
 	Upgraded     int64            // of these, upgraded to WebSocket
 	AcceptErrors int64            // failed accepts, mostly for lack of descriptors
 	Panics       int64            // bugs that cost one connection each
+	Left         int64            // connections cut off at the end of the drain
 	Refused      map[string]int64 // requests by reason
 	Closed       map[string]int64 // connections by cause
 }
@@ -58,6 +60,7 @@ func (s *Server) Stats() Stats {
 		Upgraded:     s.stats.upgraded.Load(),
 		AcceptErrors: s.stats.acceptFails.Load(),
 		Panics:       s.stats.panics.Load(),
+		Left:         s.stats.left.Load(),
 		Refused:      make(map[string]int64),
 		Closed:       make(map[string]int64),
 	}
