@@ -22,7 +22,7 @@ type flood struct {
 const (
 	floodSize     = 64 << 10
 	floodMessages = 320
-	floodInterval = 20 * time.Millisecond
+	floodInterval = 10 * time.Millisecond
 )
 
 func (w *crowd) addFlood(from netip.Addr) *flood {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -57,7 +58,7 @@ func (s *soak) environ(port uint16, delay string) []string {
 }
 
 // takeOutDelay is longer than a balancer takes to notice that a relay is not ready.
-const takeOutDelay = 4 * time.Second
+const takeOutDelay = 3500 * time.Millisecond
 
 // run is the whole plan.
 func (s *soak) run() error {
@@ -65,24 +66,33 @@ func (s *soak) run() error {
 	if err := s.start(); err != nil {
 		return err
 	}
-	for _, p := range []struct {
-		name string
-		part float64
-		act  func() (string, error)
-	}{
-		{"calm", 0.2, func() (string, error) { return "the healthy alone", nil }},
-		{"churn", 0.1, s.churn},
-		{"slow readers", 0.12, s.slow},
-		{"garbage", 0.12, s.garbage},
-		{"storm", 0.12, s.storm},
-		{"roll", 0.12, s.roll},
-		{"one taken out", 0.12, s.takeOut},
-	} {
+	for _, p := range s.plan() {
 		if err := s.phase(p.name, time.Duration(p.part*float64(s.length)), p.act); err != nil {
 			return fmt.Errorf("%s: %w", p.name, err)
 		}
 	}
 	return s.stop()
+}
+
+// step is a phase that lasts a part of the run's length, or as long as act takes.
+type step struct {
+	name string
+	part float64
+	act  func() (string, error)
+}
+
+// short is the length up to which slow readers and garbage come only together with the storm.
+const short = time.Minute
+
+func (s *soak) plan() []step {
+	steps := []step{
+		{"calm", 0.2, func() (string, error) { return "the healthy alone", nil }},
+		{"churn", 0.1, s.churn},
+	}
+	if s.length > short {
+		steps = append(steps, step{"slow readers", 0.1, s.slow}, step{"garbage", 0.1, s.garbage}, step{"storm", 0.1, s.storm})
+	}
+	return append(steps, step{"all at once", 0.12, s.allAtOnce}, step{"roll", 0.12, s.roll}, step{"one taken out", 0.12, s.takeOut})
 }
 
 // start starts the relays and the balancers, and lets the crowd connect.
@@ -189,6 +199,23 @@ func (s *soak) storm() (string, error) {
 	cut := ask(w.fleet, func() int { return w.cut(3) })
 	err := s.await("all are back", w.allOpen)
 	return fmt.Sprintf("%d peers cut off at once, all back after %.1f s", cut, time.Since(began).Seconds()), err
+}
+
+// allAtOnce is slow readers, garbage and a storm at the same time, while others come and go.
+func (s *soak) allAtOnce() (string, error) {
+	acts := []func() (string, error){s.slow, s.garbage, s.storm}
+	errs := make(chan error, len(acts))
+	for _, act := range acts {
+		go func() {
+			_, err := act()
+			errs <- err
+		}()
+	}
+	var err error
+	for range acts {
+		err = errors.Join(err, <-errs)
+	}
+	return "slow readers, garbage and a storm together", err
 }
 
 // roll replaces both relays on their ports.
