@@ -197,3 +197,47 @@ func TestLeaverIsForgotten(t *testing.T) {
 	wantTable(t, table, 1, 1+indexAbove)
 	runtime.KeepAlive(table)
 }
+
+// TestLimitRooms: many who join at once fill a room to its limit and no further. A refused one is no member,
+// and a place that is left can be taken again.
+func TestLimitRooms(t *testing.T) {
+	const most, joining = 10, 64
+	table := NewTable()
+	table.LimitRooms(most)
+	members := make([]Member, joining)
+	in := make([]bool, joining)
+	var group sync.WaitGroup
+	for i := range members {
+		members[i].Init("id", nil)
+		group.Go(func() { in[i] = table.Join([]byte("r"), &members[i]) })
+	}
+	group.Wait()
+	joined := 0
+	for i := range members {
+		if in[i] {
+			joined++
+		}
+		if (members[i].Room() != nil) != in[i] {
+			t.Errorf("member %d: joined %v, room %v", i, in[i], members[i].Room())
+		}
+	}
+	if joined != most {
+		t.Fatalf("%d joined, want %d", joined, most)
+	}
+	wantTable(t, table, 1, most)
+	var other, late Member
+	other.Init("id", nil)
+	late.Init("id", nil)
+	if !table.Join([]byte("other"), &other) {
+		t.Error("another room is full, too")
+	}
+	for i := range members {
+		if table.Leave(&members[i]); in[i] {
+			break
+		}
+	}
+	if !table.Join([]byte("r"), &late) {
+		t.Error("a place that was left cannot be taken")
+	}
+	wantTable(t, table, 2, most+1)
+}

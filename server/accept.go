@@ -126,7 +126,7 @@ func (l *loop) add(a *arrival) {
 	p := &peer{loop: l, fd: a.fd, slot: l.takeSlot(), born: now, spoke: now, holds: a.holds}
 	l.peers[p.slot] = p
 	if l.clients != nil {
-		l.clients[p.slot] = a.client
+		*l.clients.at(p.slot) = a.client
 	}
 	s.wheels[phaseHead].Add(p)
 	if err := l.poll.add(int(p.fd), p.slot, connectionEvents); err != nil {
@@ -147,8 +147,5 @@ func (l *loop) takeSlot() int32 {
 		return slot
 	}
 	l.peers = append(l.peers, nil)
-	if l.clients != nil {
-		l.clients = append(l.clients, client{})
-	}
 	return int32(len(l.peers) - 1)
 }

@@ -16,6 +16,21 @@ type client struct {
 	port uint16
 }
 
+// clients holds a loop's clients by slot, in pieces. A slice that grows would have up to a quarter of its room
+// unused, and would be copied each time.
+type clients struct{ pieces []*[clientsPerPiece]client }
+
+const clientsPerPiece = 128 // 2,304 bytes, a size that Go's allocator has
+
+// at returns where the client of slot is kept, which does not move.
+func (c *clients) at(slot int32) *client {
+	piece, i := int(slot/clientsPerPiece), slot%clientsPerPiece
+	for piece >= len(c.pieces) {
+		c.pieces = append(c.pieces, new([clientsPerPiece]client))
+	}
+	return &c.pieces[piece][i]
+}
+
 func clientOf(a netip.AddrPort) client { return client{a.Addr().As16(), a.Port()} }
 
 // addrPort returns c as Go's libraries have it.
@@ -58,8 +73,8 @@ func (sa *sockaddr) client() client {
 // remoteAddr returns the address that counts for p. Where addresses are not stored the kernel is asked, since
 // only debug logs need them then. It runs in p's loop.
 func (p *peer) remoteAddr() netip.AddrPort {
-	if all := p.loop.clients; all != nil {
-		return all[p.slot].addrPort()
+	if c := p.client(); c != nil {
+		return c.addrPort()
 	}
 	sa, err := syscall.Getpeername(int(p.fd))
 	if err != nil {

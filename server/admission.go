@@ -149,15 +149,14 @@ func (s *Server) release(held standing, c *client, cause closeCause) {
 	}
 }
 
-// client returns where p's address is kept, or nil if addresses are not. The pointer is valid until the loop
-// adds a connection.
+// client returns where p's address is kept, or nil if addresses are not.
 func (p *peer) client() *client { return p.loop.clientAt(p.slot) }
 
 func (l *loop) clientAt(slot int32) *client {
 	if l.clients == nil {
 		return nil
 	}
-	return &l.clients[slot]
+	return l.clients.at(slot)
 }
 
 // takeRelay counts p's membership of relayID for MAX_ROOMS_PER_IP. It returns false if that is one relay too

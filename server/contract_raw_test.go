@@ -24,7 +24,12 @@ type raw struct {
 // dial opens a TCP connection and sends nothing.
 func dial(t testing.TB, s *Server) *raw {
 	t.Helper()
-	c, err := net.Dial("tcp", s.Addr().String())
+	return dialWith(t, s, &net.Dialer{})
+}
+
+func dialWith(t testing.TB, s *Server, d *net.Dialer) *raw {
+	t.Helper()
+	c, err := d.Dial("tcp", s.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -72,7 +72,7 @@ type loop struct {
 	events     []unix.EpollEvent
 	pending    int            // events left for the next round: see givesWay
 	peers      []*peer        // by slot; nil where the slot is free
-	clients    []client       // by slot; nil if no setting needs addresses
+	clients    *clients       // by slot; nil if no setting needs addresses
 	free       []int32        // slots
 	freed      []int32        // slots that become free at the end of the round
 	turns      []*peer        // peers not read to the end, in the order of their turns
@@ -111,7 +111,7 @@ func newLoop(s *Server, h *upgrade.Handshaker) *loop {
 		in:     make([]byte, largeReadBytes),
 	}
 	if s.needsAddresses() {
-		l.clients = make([]client, firstPeerSlot)
+		l.clients = new(clients)
 	}
 	return l
 }

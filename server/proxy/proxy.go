@@ -14,6 +14,7 @@ import (
 	"errors"
 	"net/netip"
 	"strconv"
+	"strings"
 )
 
 // MaxSize is the size of the largest header that is read, in bytes. Spec §2.2: a header of 536 bytes always
@@ -105,15 +106,17 @@ func parse1(b []byte) (size int, client netip.AddrPort, err error) {
 	case b[end-1] != '\r':
 		return 0, client, errLineEnd
 	}
-	words := bytes.Split(b[:end-1], []byte(" "))
 	// "For UNKNOWN […] the receiver must ignore anything presented before the CRLF is found."
-	if len(words) > 1 && string(words[1]) == "UNKNOWN" {
+	if rest, ok := bytes.CutPrefix(b[:end-1], []byte("PROXY UNKNOWN")); ok && (len(rest) == 0 || rest[0] == ' ') {
 		return end + 1, client, nil
 	}
-	if len(words) != 6 || string(words[1]) != "TCP4" && string(words[1]) != "TCP6" {
+	// One string for the whole line: Go's allocator would put short ones into blocks together with strings
+	// that are kept, such as ids, and keep the whole block then.
+	words := strings.Split(string(b[:end-1]), " ")
+	if len(words) != 6 || words[1] != "TCP4" && words[1] != "TCP6" {
 		return 0, client, errLine
 	}
-	is4 := string(words[1]) == "TCP4"
+	is4 := words[1] == "TCP4"
 	source, ok := parseAddress(words[2], is4)
 	_, ok2 := parseAddress(words[3], is4)
 	if !ok || !ok2 {
@@ -127,8 +130,8 @@ func parse1(b []byte) (size int, client netip.AddrPort, err error) {
 	return end + 1, netip.AddrPortFrom(source, port), nil
 }
 
-func parseAddress(b []byte, is4 bool) (netip.Addr, bool) {
-	addr, err := netip.ParseAddr(string(b))
+func parseAddress(s string, is4 bool) (netip.Addr, bool) {
+	addr, err := netip.ParseAddr(s)
 	if err != nil || addr.Is4() != is4 || addr.Zone() != "" {
 		return netip.Addr{}, false
 	}
@@ -136,11 +139,11 @@ func parseAddress(b []byte, is4 bool) (netip.Addr, bool) {
 }
 
 // parsePort reads a port, which must have no leading zero.
-func parsePort(b []byte) (uint16, bool) {
-	if len(b) > 1 && b[0] == '0' {
+func parsePort(s string) (uint16, bool) {
+	if len(s) > 1 && s[0] == '0' {
 		return 0, false
 	}
-	n, err := strconv.ParseUint(string(b), 10, 16)
+	n, err := strconv.ParseUint(s, 10, 16)
 	return uint16(n), err == nil
 }
 
