@@ -242,7 +242,9 @@ func wantsWebSocket(req *http.Request) bool {
 	return req.Method == "GET" && listed(req.Header, "Connection", "upgrade") && listed(req.Header, "Upgrade", "websocket")
 }
 
-func knownPath(path string) bool { return slices.Contains([]string{"", "/", "/v1", "/v1/", "/readyz"}, path) }
+func knownPath(path string) bool {
+	return slices.Contains([]string{"", "/", "/v1", "/v1/", "/readyz"}, path)
+}
 
 func items(header http.Header, name string) (all []string) {
 	for item := range strings.SplitSeq(strings.Join(header[name], ","), ",") {
