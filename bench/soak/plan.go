@@ -26,7 +26,7 @@ type soak struct {
 	all       []*relay
 	balancers []*balancer
 	crowd     *crowd
-	stopChurn bool
+	stopChurn bool     // read on the fleet's thread
 	floods    []*flood // rooms with slow readers
 
 	phases   []phase
@@ -297,7 +297,7 @@ func (s *soak) takeOut() (string, error) {
 // stop ends the last relay, and compares the counters.
 func (s *soak) stop() error {
 	w := s.crowd
-	s.stopChurn = true
+	w.do(func() { s.stopChurn = true })
 	if err := s.await("all peers are there at the end", func() bool { return w.openMembers == len(w.members) }); err != nil {
 		return err
 	}

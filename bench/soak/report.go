@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -37,6 +38,7 @@ type phase struct {
 // phase runs act for at least the given time, and holds what was seen against what is promised.
 func (s *soak) phase(name string, least time.Duration, act func() (string, error)) error {
 	w, began := s.crowd, time.Now()
+	fmt.Fprintf(os.Stderr, "soak: %s after %v\n", name, time.Since(s.began).Round(time.Second))
 	w.do(func() { w.latency.Reset(); w.sent, w.delivered = 0, 0 })
 	done, err := act()
 	if err != nil {
