@@ -15,6 +15,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"relaygate/bench/load"
 )
 
 // patience bounds every wait; only a failure reaches it.
@@ -238,4 +240,36 @@ func (b *balancer) serves() (map[netip.Addr]int, error) {
 		}
 	}
 	return served, err
+}
+
+// othersCPU is the CPU time that all processes but ours have used since the machine was started, in steps of 10 ms.
+func (s *soak) othersCPU() time.Duration {
+	b, _ := os.ReadFile("/proc/stat")
+	line, _, _ := strings.Cut(string(b), "\n") // cpu, user, nice, system, idle, iowait, irq, softirq, steal
+	var busy time.Duration
+	for i, f := range strings.Fields(line) {
+		if n, err := strconv.ParseInt(f, 10, 64); err == nil && i != 4 && i != 5 && i <= 8 {
+			busy += time.Duration(n) * 10 * time.Millisecond
+		}
+	}
+	busy -= load.CPUClock(os.Getpid()) + s.endedCPU()
+	for _, r := range s.relays {
+		busy -= load.CPUClock(r.cmd.Process.Pid)
+	}
+	for _, b := range s.balancers {
+		busy -= load.CPUClock(b.cmd.Process.Pid)
+	}
+	return busy
+}
+
+// endedCPU is what our processes that have ended have used.
+func (s *soak) endedCPU() (used time.Duration) {
+	for _, r := range s.all {
+		select {
+		case <-r.exit:
+			used += r.cmd.ProcessState.UserTime() + r.cmd.ProcessState.SystemTime()
+		default:
+		}
+	}
+	return used
 }
