@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +18,8 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+
+	"relaygate/server"
 )
 
 // patience bounds every wait; only a failure reaches it.
@@ -322,6 +325,61 @@ func TestOpenFileLimit(t *testing.T) {
 	low := startCommand(t, command(t, nil, "sh", "-c", "ulimit -n 300 && exec RELAYGATE"))
 	if s := low.logs.text(); !strings.Contains(s, `"open_files":300`) || !strings.Contains(s, `"level":"warn"`) {
 		t.Errorf("log %q, want a warning that names 300", s)
+	}
+}
+
+// TestMaxConnectionsByDefault: the open-file limit less a reserve, and a warning if more is set than fits.
+func TestMaxConnectionsByDefault(t *testing.T) {
+	f := func(want string, warns bool, environ ...string) {
+		t.Helper()
+		r := startCommand(t, command(t, append(environ, "EVENT_LOOPS=2"), "sh", "-c", "ulimit -n 1000 && exec RELAYGATE"))
+		s := r.logs.text()
+		if !strings.Contains(s, `"MAX_CONNECTIONS":`+want+`,`) || strings.Contains(s, "MAX_CONNECTIONS is more than") != warns {
+			t.Errorf("with %q: log %q, want MAX_CONNECTIONS %s, and a warning: %v", environ, s, want, warns)
+		}
+	}
+	f("846", false)
+	f("846", false, "MAX_CONNECTIONS=846")
+	f("847", true, "MAX_CONNECTIONS=847")
+	f("0", false, "MAX_CONNECTIONS=0")
+}
+
+// TestDescriptorsSuffice: with the default the relay is full before descriptors run out. All are answered, and
+// one that leaves makes room.
+func TestDescriptorsSuffice(t *testing.T) {
+	r := startCommand(t, command(t, []string{"EVENT_LOOPS=2"}, "sh", "-c", "ulimit -n 128 && exec RELAYGATE"))
+	most := server.ConnectionLimit(128, 2)
+	var last net.Conn
+	for i := range most {
+		last, _ = rawPeer(t, r.addr, "r", fmt.Sprint(i))
+	}
+	refuse := func() int {
+		c, err := net.Dial("tcp", r.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		fmt.Fprint(c, "GET /v1?relayId=r&peerId=p HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
+			"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n")
+		res, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return res.StatusCode
+	}
+	for range 100 {
+		if status := refuse(); status != http.StatusServiceUnavailable {
+			t.Fatalf("status %d when full, want 503", status)
+		}
+	}
+	last.Close()
+	for end := time.Now().Add(patience); refuse() != http.StatusSwitchingProtocols; {
+		if time.Now().After(end) {
+			t.Fatal("nobody is let in when one has left")
+		}
+	}
+	if s := r.logs.text(); strings.Contains(s, "too many open files") {
+		t.Errorf("descriptors ran out: %s", s)
 	}
 }
 
