@@ -13,16 +13,18 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 # The benchmark, with the relays that it compares, is a module of its own, so that the product's stays clean.
 MODULES := . bench
 
-# What README.md's client does is tested in a browser and in Node: each test is built
-# where its program is installed, those of the browser also where CI asks for them.
+# What README.md's client does is tested in a browser and in Node, and deploy/haproxy.cfg with HAProxy: each test is
+# built where its program is installed, those of the browser and of HAProxy also where CI asks for them.
 # Node's WebSocket is there from version 22 on, before that behind a flag.
 HAS_NODE = $(shell node -p 'typeof WebSocket' 2>/dev/null | grep function || node --experimental-websocket -p 'typeof WebSocket' 2>/dev/null | grep function)
-TAGS = $(if $(CI)$(shell command -v chromium),browser),$(if $(HAS_NODE),node)
+HAS_HAPROXY = $(CI)$(shell command -v haproxy)
+TAGS = $(if $(CI)$(shell command -v chromium),browser),$(if $(HAS_NODE),node),$(if $(HAS_HAPROXY),haproxy)
+ALL_TAGS := browser,node,haproxy
 
 FUZZTIME ?= 5s
 CONNS ?= 15000
 
-.PHONY: help build run test race lint fuzz check bench bench-quick bench-against clean
+.PHONY: help build run test race lint fuzz soak soak-short check bench bench-quick bench-against clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,14 +36,14 @@ run: build ## build and serve on :8080 (the environment configures it)
 	exec bin/relaygate
 
 test: ## every test
-	@case "$(TAGS)" in browser,node) ;; *) echo "without the tests for which chromium or node is not installed" ;; esac
+	@case "$(TAGS)" in $(ALL_TAGS)) ;; *) echo "without the tests for which chromium, node or haproxy is not installed" ;; esac
 	@set -e; for m in $(MODULES); do $(GO) -C $$m test -count=1 -tags "$(TAGS)" ./...; done
 
 race: ## every test under the race detector, in random order
 	@set -e; for m in $(MODULES); do CGO_ENABLED=1 $(GO) -C $$m test -count=1 -race -shuffle=on -tags "$(TAGS)" ./...; done
 
 lint: ## go vet, staticcheck, gofumpt
-	@set -e; for m in $(MODULES); do $(GO) -C $$m vet -tags browser,node ./...; $(GO) -C $$m run $(STATICCHECK) -tags browser,node ./...; done
+	@set -e; for m in $(MODULES); do $(GO) -C $$m vet -tags $(ALL_TAGS) ./...; $(GO) -C $$m run $(STATICCHECK) -tags $(ALL_TAGS) ./...; done
 	@unformatted=$$($(GO) run $(GOFUMPT) -l .); test -z "$$unformatted" || { echo "gofumpt would change:"; echo "$$unformatted"; exit 1; }
 
 # Without minimising: Go spends most of a short run on it, and fails if the time is up meanwhile.
@@ -51,7 +53,13 @@ fuzz: ## a short run of every fuzz target (FUZZTIME each)
 			echo "$$f in $$p"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 0s $$p; \
 		done; done
 
-check: lint race fuzz ## lint, race, fuzz: all that make test leaves out
+soak: build bin/soak ## 15,000 peers behind HAProxy while all goes wrong, in 10 minutes; SOAK='-peers 3000 -length 3m'
+	bin/soak $(SOAK)
+
+soak-short: build bin/soak ## the same with 1,500 peers in some 40 seconds
+	@$(if $(HAS_HAPROXY),bin/soak -peers 1500 -length 20s,echo "without the short soak: haproxy is not installed")
+
+check: lint race fuzz soak-short ## lint, race, fuzz, soak-short: all that make test leaves out
 
 bench: bin/bench ## measure relaygate beside other relays, in 5 to 8 minutes; CONNS=100000 for more silent peers
 	bin/bench -conns $(CONNS)
@@ -62,9 +70,12 @@ bench-quick: bin/bench ## some of it in about a minute, against gws alone
 bench-against: bin/bench ## the same beside any v1 relay: SERVER='mine=./mine --port {port}'
 	bin/bench -server '$(SERVER)' -conns $(CONNS)
 
-.PHONY: bin/bench
+.PHONY: bin/bench bin/soak
 bin/bench:
 	$(GO) build -C bench -o ../bin/bench .
+
+bin/soak:
+	$(GO) build -C bench -o ../bin/soak ./soak
 
 clean: ## remove what the targets above have made
 	rm -rf bin bench/out

@@ -50,23 +50,23 @@ type oneByOne struct{ io.Reader }
 
 func (o oneByOne) Read(b []byte) (int, error) { return o.Reader.Read(b[:1]) }
 
-// pair is two peers of a relay of their own, one of which answers the other.
-type pair struct {
+// quietPair is two peers of a relay of their own, one of which answers the other.
+type quietPair struct {
 	ask, answer net.Conn
 	took        []time.Duration // round trips
 	err         error
 }
 
-func newPair(t *testing.T, addr string) *pair {
+func newQuietPair(t *testing.T, addr string) *quietPair {
 	t.Helper()
-	p := &pair{}
+	p := &quietPair{}
 	p.ask, _ = rawPeer(t, addr, "pair", "a")
 	p.answer, _ = rawPeer(t, addr, "pair", "b")
 	return p
 }
 
 // talk sends numbered messages to and fro until stop is closed. Each must come, unchanged and next.
-func (p *pair) talk(stop <-chan struct{}) {
+func (p *quietPair) talk(stop <-chan struct{}) {
 	got := make([]byte, 10)
 	for n := uint64(0); ; n++ {
 		select {
@@ -106,7 +106,7 @@ func TestMemoryBudget(t *testing.T) {
 		each = 1000
 	}
 	r := startRelay(t, "MEMORY_BUDGET=256MiB")
-	pair := newPair(t, r.addr)
+	pair := newQuietPair(t, r.addr)
 	sender, _ := rawPeer(t, r.addr, "busy", "sender")
 	hostile := make(map[string][]net.Conn)
 	for _, what := range []string{"busy", "half", "fragments"} {

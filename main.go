@@ -16,9 +16,11 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/activation"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"relaygate/health"
 	"relaygate/server"
 )
 
@@ -28,9 +30,6 @@ const version = "0.1.0"
 
 // commit is the commit that make build was run on. The linker sets it.
 var commit string
-
-// drainTimeout bounds the time between a signal and the end of the process.
-const drainTimeout = 8 * time.Second
 
 // enoughFiles is the open-file limit below which a warning is logged.
 const enoughFiles = 100_000
@@ -183,24 +182,39 @@ func serve(ctx context.Context, cfg server.Config, log *zap.Logger) int {
 	cfg.EventLoops = cfg.Loops()
 	limitConnections(&cfg, files, log)
 	spareProcessor(cfg.EventLoops)
-	s, err := server.Listen(cfg, log)
+	s, err := listen(cfg, log)
 	if err != nil {
 		log.Error("cannot start", zap.Error(err))
 		return 1
 	}
+	systemd := health.NewSystemd(log)
+	systemd.FeedWatchdog(s.Alive)
+	systemd.Ready()
 	log.Info("started", zap.String("version", version), zap.String("commit", revision()), zap.Stringer("address", s.Addr()),
 		zap.Int("loops", s.Loops()), zap.Uint64("open_files", files), zap.Object("settings", cfg))
 	<-ctx.Done()
 
+	systemd.Stopping(cfg.DrainTime())
 	st := s.Stats()
 	begin := time.Now()
-	deadline, cancel := context.WithTimeout(context.Background(), drainTimeout)
+	deadline, cancel := context.WithTimeout(context.Background(), cfg.DrainTime())
 	defer cancel()
 	if err := s.Drain(deadline); err != nil {
 		log.Warn("not all peers took leave", zap.Error(err))
 	}
+	systemd.Close()
 	log.Info("stopped", zap.String("version", version), zap.Stringer("address", s.Addr()),
-		zap.Int("peers_at_signal", st.Peers), zap.Int64("accepted", st.Accepted),
-		zap.Duration("drained_in", time.Since(begin)), zap.Object("settings", cfg))
+		zap.Int("peers_at_signal", st.Peers), zap.Duration("drained_in", time.Since(begin)), zap.Int64("left", s.Stats().Left),
+		zap.Object("counters", s.Stats()), zap.Object("settings", cfg))
 	return 0
+}
+
+// listen starts the relay on the socket that systemd has passed or, if there is none, on the address of cfg.
+func listen(cfg server.Config, log *zap.Logger) (*server.Server, error) {
+	passed := activation.Files(true)
+	if passed == nil {
+		return server.Listen(cfg, log)
+	}
+	log.Info("listening on the socket that systemd passed: HOST, PORT and REUSE_PORT have no effect")
+	return server.ListenOn(passed, cfg, log)
 }

@@ -92,7 +92,7 @@ func command(t *testing.T, environ []string, words ...string) *exec.Cmd {
 		words[i] = strings.ReplaceAll(words[i], "RELAYGATE", path)
 	}
 	c := exec.Command(words[0], words[1:]...)
-	c.Env = append([]string{"HOST=127.0.0.1", "PORT=0", "CONNECTION_CHECK_INTERVAL=24h"}, environ...)
+	c.Env = append([]string{"HOST=127.0.0.1", "PORT=0", "CONNECTION_CHECK_INTERVAL=24h", "DRAIN_PERIOD=0s"}, environ...)
 	return c
 }
 
@@ -245,6 +245,9 @@ func TestLogLines(t *testing.T) {
 		if settings["MAX_MESSAGE_BYTES"] != 4096.0 || settings["ADMIN_SECRET"] != "***" {
 			t.Errorf("%s names the settings %v, want MAX_MESSAGE_BYTES 4096 and a hidden ADMIN_SECRET", msg, settings)
 		}
+		if msg == "stopped" {
+			wantCounters(t, fields["counters"])
+		}
 		if msg == "started" && (fields["open_files"] == nil || fields["loops"] == nil || fields["version"] != version || fields["commit"] != "abcdef12") {
 			t.Errorf("started without open_files, loops, version or commit: %s", line)
 		}
@@ -254,6 +257,33 @@ func TestLogLines(t *testing.T) {
 			t.Errorf("%d lines %q, want %d", seen[msg], msg, want)
 		}
 	}
+}
+
+// wantCounters: two peers were let in and drained, one was refused, and nothing else was counted.
+func wantCounters(t *testing.T, logged any) {
+	t.Helper()
+	counters, _ := logged.(map[string]any)
+	refused, _ := counters["refused"].(map[string]any)
+	closed, _ := counters["closed"].(map[string]any)
+	if len(refused) == 0 || len(closed) == 0 {
+		t.Fatalf("stopped with the counters %v, want those of refusals and closes too", logged)
+	}
+	f := func(of map[string]any, counted map[string]float64) {
+		t.Helper()
+		for label := range counted {
+			if of[label] == nil {
+				t.Errorf("stopped without the counter %s, in %v", label, logged)
+			}
+		}
+		for label, n := range of {
+			if n, isNumber := n.(float64); isNumber && n != counted[label] {
+				t.Errorf("stopped with %s %v, want %v, in %v", label, n, counted[label], logged)
+			}
+		}
+	}
+	f(counters, map[string]float64{"accepted": 3, "upgraded": 2})
+	f(refused, map[string]float64{"secret": 1})
+	f(closed, map[string]float64{"drain": 2, "http": 1})
 }
 
 func TestWarningAtStart(t *testing.T) {

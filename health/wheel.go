@@ -1,5 +1,6 @@
 // Package health schedules the checks whether a connection is still alive. It knows no sockets: once per
 // revolution a Wheel hands over the connections that sit in each slot, and the owner pings or closes them.
+// Systemd tells the service manager how the process is.
 package health
 
 import (

@@ -16,13 +16,16 @@ import (
 //
 // It returns a duplicate of the listener's descriptor. Go's runtime does not poll the duplicate, so a loop
 // can.
-func listen(address string) (fd int, addr net.Addr, err error) {
+func listen(address string, reusePort bool) (fd int, addr net.Addr, err error) {
 	lc := net.ListenConfig{
 		KeepAlive: -1,
 		Control: func(_, _ string, c syscall.RawConn) error {
 			var err error
 			if e := c.Control(func(fd uintptr) {
 				err = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_NODELAY, 1)
+				if err == nil && reusePort {
+					err = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, unix.SO_REUSEPORT, 1)
+				}
 			}); e != nil {
 				return e
 			}
@@ -116,17 +119,11 @@ func (l *loop) watchListener(*peer) {
 
 func (l *loop) ignoreListener(*peer) { _ = l.poll.remove(l.srv.listener) }
 
-// closeListener ends accepting for good.
-func (l *loop) closeListener(*peer) {
-	l.dropWaiting()
-	_ = syscall.Close(l.srv.listener)
-	l.srv.listener = -1
-}
-
 // add makes an accepted socket a connection of this loop.
 func (l *loop) add(a *arrival) {
 	s := l.srv
-	p := &peer{loop: l, fd: a.fd, slot: l.takeSlot(), born: s.now(), holds: a.holds}
+	now := s.now()
+	p := &peer{loop: l, fd: a.fd, slot: l.takeSlot(), born: now, spoke: now, holds: a.holds}
 	l.peers[p.slot] = p
 	if l.clients != nil {
 		*l.clients.at(p.slot) = a.client
@@ -139,9 +136,6 @@ func (l *loop) add(a *arrival) {
 		}
 		l.close(p)
 		return
-	}
-	if s.draining.Load() { // loop.drain may have run before p was added
-		l.closeWith(p, closingDrain)
 	}
 }
 

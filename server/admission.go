@@ -61,7 +61,7 @@ func (s *Server) needsAddresses() bool { return s.readsProxyHeaders() || s.addre
 
 // refuses returns why no upgrade is let in at the moment, or "" if they are.
 func (s *Server) refuses() upgrade.Refusal {
-	if s.draining.Load() {
+	if s.refusing.Load() {
 		return upgrade.BusyDraining
 	}
 	if s.nearLimit() {

@@ -59,6 +59,7 @@ func config(t testing.TB, environ ...string) Config {
 	cfg, err := ParseConfig(append([]string{
 		"HOST=127.0.0.1", "PORT=0", fmt.Sprint("EVENT_LOOPS=", testLoops),
 		"CONNECTION_CHECK_INTERVAL=24h", // no ping between what a test wants to hear
+		"DRAIN_PERIOD=0s",
 	}, environ...))
 	if err != nil {
 		t.Fatal(err)

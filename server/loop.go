@@ -99,6 +99,9 @@ type loop struct {
 	handshaker *upgrade.Handshaker
 	pacer      *pacer // nil if no rate is set
 
+	clock   uint32  // time since the server's start when this round began, in hundredths of a second
+	drained *leaves // the peers' closing in a drain, nil until it begins
+
 	watchLogged time.Time // when a failure to watch a connection was logged last
 	yielded     time.Time // when Go's scheduler was last given a chance
 
@@ -151,17 +154,6 @@ func (l *loop) stop() {
 	l.poll.close()
 }
 
-// drain delivers earlier messages and then closes every connection.
-func (l *loop) drain(*peer) {
-	l.flushDue()
-	l.flushDue()
-	for _, p := range l.peers {
-		if p != nil {
-			l.closeWith(p, closingDrain)
-		}
-	}
-}
-
 // task is work that another goroutine gives a loop: flush room, take a new connection, or call do with peer,
 // which may be nil.
 type task struct {
@@ -187,6 +179,7 @@ func (l *loop) post(t task) bool {
 
 // run does rounds until there is nothing to do.
 func (l *loop) run() {
+	l.setClock(time.Now())
 	for {
 		l.giveTurns()
 		n, woken := l.handleEvents()
@@ -198,7 +191,9 @@ func (l *loop) run() {
 			l.freed = l.freed[:0]
 		}
 		l.flushDue()
-		if now := time.Now(); now.Sub(l.yielded) > yieldAfter {
+		now := time.Now()
+		l.setClock(now)
+		if now.Sub(l.yielded) > yieldAfter {
 			runtime.Gosched()
 			l.yielded = now
 		}
@@ -255,6 +250,9 @@ func passed(began *time.Time, d time.Duration) bool {
 	}
 	return now.Sub(*began) >= d
 }
+
+// setClock sets the clock of the next round.
+func (l *loop) setClock(now time.Time) { l.clock = hundredths(now.Sub(l.srv.began)) }
 
 // allAwaitSpace reports whether every peer in turns, if there is any, waits for a full room that another loop
 // flushes. The loop is then woken when one of the rooms has space again.

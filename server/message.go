@@ -180,6 +180,7 @@ func (l *loop) message(p *peer, op byte, b []byte, at int) {
 			l.failMessage(p, closingTextNotUTF8)
 			return
 		}
+		p.spoke = l.clock
 		switch route, target := l.peeker.Peek(payload); route {
 		case router.Direct:
 			if note, _ := room.PublishTo(&p.Member, target, encodeInPlace(b, at, len(payload), op)); note {
@@ -190,6 +191,7 @@ func (l *loop) message(p *peer, op byte, b []byte, at int) {
 			return
 		}
 	}
+	p.spoke = l.clock
 	if room.Publish(&p.Member, encodeInPlace(b, at, len(payload), op)) {
 		l.noted = append(l.noted, room)
 	}

@@ -57,6 +57,7 @@ type peer struct {
 	// Owned by the loop.
 	in      *input // unfinished input, nil while there is none
 	acked   uint32 // bytes acknowledged up to the last heartbeat
+	spoke   uint32 // when it last sent a message to relay, or was accepted; in the unit of born
 	heard   bool   // something came since the last heartbeat
 	queued  bool   // something was queued at the last heartbeat
 	inTurns bool   // it is in loop.turns
@@ -65,16 +66,16 @@ type peer struct {
 	large   bool   // the last frame was large: the next read is large, too
 	cause   closeCause
 	holds   standing
-	code    ws.StatusCode // of the first close frame, ours or the peer's; 0 if there is none
 
 	seat health.Seat // the wheels'
 
 	// mu guards what follows. Lock order: peer.mu, then the table's and the wheels' locks and loop.mu.
 	mu    sync.Mutex
-	fd    int32   // the loop reads it without mu, since it alone closes it
-	phase phase   // likewise: the loop alone writes it
-	mute  bool    // nothing more is sent: the socket is broken, or the peer too slow
-	out   *buffer // queue for the socket, nil while it is empty
+	fd    int32         // the loop reads it without mu, since it alone closes it
+	phase phase         // likewise: the loop alone writes it
+	mute  bool          // nothing more is sent: the socket is broken, or the peer too slow
+	code  ws.StatusCode // of the first close frame, ours or the peer's; 0 if there is none; owned by the loop
+	out   *buffer       // queue for the socket, nil while it is empty
 }
 
 // Seat implements health.Sitter.

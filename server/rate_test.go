@@ -127,7 +127,13 @@ func TestRateForgives(t *testing.T) {
 		}
 		eventually(t, "the sender has a break", func() bool {
 			held := 0
-			onLoops(s, func(l *loop) { held += len(l.pacer.held) })
+			onLoops(s, func(l *loop) {
+				for _, x := range l.pacer.paces {
+					if x != nil && x.since != 0 {
+						held++
+					}
+				}
+			})
 			return held == 0
 		})
 	}

@@ -61,6 +61,9 @@ func (l *loop) answer(p *peer, v upgrade.Verdict, at int) {
 		l.out = l.out[:0]
 	case upgrade.Upgraded:
 		l.out = l.out[:0]
+		if l.drained != nil {
+			l.leaveLater(p)
+		}
 		if e := l.srv.log.Check(zap.DebugLevel, "peer connected"); e != nil {
 			e.Write(zap.Stringer("remote", p.remoteAddr()), zap.String("relay_id", p.Room().ID()), zap.String("peer_id", p.ID()))
 		}

@@ -8,9 +8,9 @@
 package server
 
 import (
-	"context"
 	"fmt"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -31,13 +31,15 @@ const deadlineSlots = 32
 // Server is a relay. It is made by Listen.
 type Server struct {
 	// Static after Listen.
-	cfg    Config
-	log    *zap.Logger
-	began  time.Time
-	table  *router.Table
-	wheels [phases]*health.Wheel[*peer]
-	loops  []*loop
-	addr   net.Addr
+	cfg       Config
+	log       *zap.Logger
+	began     time.Time
+	table     *router.Table
+	wheels    [phases]*health.Wheel[*peer]
+	loops     []*loop
+	addr      net.Addr
+	inherited bool          // the listening socket comes from systemd
+	handover  time.Duration // time between stopAccepting and closeListener
 
 	addresses *addressTable // nil if nothing is limited per IP
 
@@ -51,7 +53,8 @@ type Server struct {
 	acceptPaused atomic.Bool  // accepting has stopped until a connection closes
 
 	budget   budget
-	draining atomic.Bool
+	draining atomic.Bool    // Drain was called
+	refusing atomic.Bool    // accepting has ended for good, and upgrades are refused
 	stop     chan struct{}  // closed to end the goroutines of the wheels and of reclaim
 	running  sync.WaitGroup // these goroutines
 	stats    stats
@@ -60,7 +63,38 @@ type Server struct {
 // Listen starts a relay on cfg's address. It fails if it cannot listen. cfg must come from ParseConfig or be
 // as valid.
 func Listen(cfg Config, log *zap.Logger) (*Server, error) {
-	s := &Server{cfg: cfg, log: log, began: time.Now(), table: router.NewTable(), stop: make(chan struct{})}
+	fd, addr, err := listen(cfg.Address(), cfg.ReusePort)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", cfg.Address(), err)
+	}
+	s := newServer(cfg, log, fd, addr)
+	if cfg.ReusePort {
+		s.handover = handoverTime
+		s.takeOver()
+	}
+	if err := s.start(); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// ListenOn is Listen on a socket that systemd has passed. It fails unless files is one TCP socket that
+// listens. It closes files.
+func ListenOn(files []*os.File, cfg Config, log *zap.Logger) (*Server, error) {
+	fd, addr, err := inherit(files)
+	if err != nil {
+		return nil, fmt.Errorf("listen on the socket that systemd passed: %w", err)
+	}
+	s := newServer(cfg, log, fd, addr)
+	s.inherited = true
+	if err := s.start(); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func newServer(cfg Config, log *zap.Logger, listener int, addr net.Addr) *Server {
+	s := &Server{cfg: cfg, log: log, began: time.Now(), table: router.NewTable(), stop: make(chan struct{}), listener: listener, addr: addr}
 	s.budget.ask = make(chan struct{}, 1)
 	s.prepareAdmission()
 	logging.SetLogger(nbioLogger{log})
@@ -70,13 +104,14 @@ func Listen(cfg Config, log *zap.Logger) (*Server, error) {
 		phaseCloseSent: newDeadlineWheel(closeTimeout),
 		phaseFinishing: newDeadlineWheel(closeTimeout),
 	}
-	var err error
-	if s.listener, s.addr, err = listen(cfg.Address()); err != nil {
-		return nil, fmt.Errorf("listen on %s: %w", cfg.Address(), err)
-	}
+	return s
+}
+
+// start starts to serve. If it fails, the listening socket is closed.
+func (s *Server) start() error {
 	if err := s.startLoops(); err != nil {
 		_ = syscall.Close(s.listener)
-		return nil, err
+		return err
 	}
 	s.budget.limit.Store(s.growthLimit())
 	for in, visit := range visits {
@@ -85,7 +120,24 @@ func Listen(cfg Config, log *zap.Logger) (*Server, error) {
 	s.running.Go(s.reclaim)
 	s.running.Go(s.watchBudget)
 	s.loops[0].post(task{do: (*loop).watchListener})
-	return s, nil
+	return nil
+}
+
+// Alive reports whether every event loop does a task within the given time. After Drain it reports true.
+func (s *Server) Alive(within time.Duration) bool {
+	done := make(chan struct{}, len(s.loops))
+	s.postAll(func(*loop, *peer) { done <- struct{}{} })
+	timeout := time.After(within)
+	for range s.loops {
+		select {
+		case <-done:
+		case <-timeout:
+			return false
+		case <-s.stop:
+			return true
+		}
+	}
+	return true
 }
 
 // visits holds, for each wheel, the task of a peer's loop when the wheel visits the peer.
@@ -130,7 +182,9 @@ func newHeartbeatWheel(interval time.Duration) *health.Wheel[*peer] {
 
 // now returns the time since the server's start in hundredths of a second. It overflows after 497 days; then
 // only the durations in the log are wrong.
-func (s *Server) now() uint32 { return uint32(time.Since(s.began) / (10 * time.Millisecond)) }
+func (s *Server) now() uint32 { return hundredths(time.Since(s.began)) }
+
+func hundredths(d time.Duration) uint32 { return uint32(d / (10 * time.Millisecond)) }
 
 // age returns how long ago p was accepted.
 func (s *Server) age(p *peer) time.Duration {
@@ -140,6 +194,7 @@ func (s *Server) age(p *peer) time.Duration {
 // startLoops starts the event loops.
 func (s *Server) startLoops() error {
 	gate := upgrade.NewGate(string(s.cfg.AdminSecret), s.cfg.AllowedOrigins)
+	gate.Unready = s.Unready
 	for range s.cfg.Loops() {
 		l := newLoop(s, upgrade.NewHandshaker(gate))
 		if err := l.start(); err != nil {
@@ -155,41 +210,6 @@ func (s *Server) stopLoops() {
 	for _, l := range s.loops {
 		l.stop()
 	}
-}
-
-// Drain stops the relay. It accepts no more connections, delivers published messages and sends 1001 to every
-// peer. Then it waits until all connections have closed or ctx ends, and closes the rest. It is called once.
-func (s *Server) Drain(ctx context.Context) error {
-	s.draining.Store(true)
-	s.loops[0].post(task{do: (*loop).closeListener})
-	var scratch router.Scratch
-	for _, r := range s.table.All() {
-		if r.Drain(&scratch) {
-			s.loops[0].post(task{room: r}) // a peer has published more in the meantime
-		}
-	}
-	for _, l := range s.loops {
-		l.post(task{do: (*loop).drain})
-	}
-	err := s.awaitEmpty(ctx)
-	close(s.stop)
-	s.running.Wait()
-	s.stopLoops()
-	return err
-}
-
-// awaitEmpty waits until no connection is left. If ctx ends first, the error says how many are.
-func (s *Server) awaitEmpty(ctx context.Context) error {
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for s.stats.connections.Load() > 0 {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return fmt.Errorf("%d connections had not closed: %w", s.stats.connections.Load(), ctx.Err())
-		}
-	}
-	return nil
 }
 
 // nbioLogger writes nbio's warnings and errors to our log. Its other messages are dropped: they concern only

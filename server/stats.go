@@ -1,7 +1,12 @@
 package server
 
 import (
+	"maps"
+	"slices"
 	"sync/atomic"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"relaygate/server/upgrade"
 )
@@ -16,6 +21,7 @@ type stats struct {
 	acceptFails atomic.Int64
 	heldBack    atomic.Int64
 	panics      atomic.Int64
+	left        atomic.Int64
 }
 
 // answered counts a request's refusal. Upgrades are counted by peer.open.
@@ -41,6 +47,7 @@ type Stats struct {
 	AcceptErrors int64            // failed accepts, mostly for lack of descriptors
 	HeldBack     int64            // times that a peer began to be held back by a rate
 	Panics       int64            // bugs that cost one connection each
+	Left         int64            // connections cut off at the end of the drain
 	Refused      map[string]int64 // requests by reason
 	Closed       map[string]int64 // connections by cause
 }
@@ -56,6 +63,7 @@ func (s *Server) Stats() Stats {
 		AcceptErrors: s.stats.acceptFails.Load(),
 		HeldBack:     s.stats.heldBack.Load(),
 		Panics:       s.stats.panics.Load(),
+		Left:         s.stats.left.Load(),
 		Refused:      make(map[string]int64),
 		Closed:       make(map[string]int64),
 	}
@@ -69,4 +77,25 @@ func (s *Server) Stats() Stats {
 		st.Closed[c.String()] = s.stats.closed[c].Load()
 	}
 	return st
+}
+
+// MarshalLogObject logs every counter, those at zero as well, so that a reader can tell zero from unknown.
+func (s Stats) MarshalLogObject(o zapcore.ObjectEncoder) error {
+	o.AddInt64("accepted", s.Accepted)
+	o.AddInt64("upgraded", s.Upgraded)
+	o.AddInt64("accept_errors", s.AcceptErrors)
+	o.AddInt64("panics", s.Panics)
+	zap.Object("refused", counters(s.Refused)).AddTo(o)
+	zap.Object("closed", counters(s.Closed)).AddTo(o)
+	return nil
+}
+
+// counters are logged by their labels in alphabetical order.
+type counters map[string]int64
+
+func (c counters) MarshalLogObject(o zapcore.ObjectEncoder) error {
+	for _, label := range slices.Sorted(maps.Keys(c)) {
+		o.AddInt64(label, c[label])
+	}
+	return nil
 }

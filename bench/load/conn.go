@@ -160,7 +160,7 @@ func (w *worker) queue(i int32, opcode byte, payload []byte) {
 	c := &w.conns[i]
 	// The keys differ, so that a server which mixes them up is found out.
 	key := [4]byte{byte(i>>24) ^ 0x5a, byte(i>>16) ^ 0xa5, byte(i>>8) ^ 0x3c, byte(i) | 1}
-	c.out = appendClientFrame(c.out, opcode, key, payload)
+	c.out = AppendClientFrame(c.out, opcode, key, payload)
 	if !c.dirty {
 		c.dirty = true
 		w.dirty = append(w.dirty, i)

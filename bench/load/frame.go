@@ -59,8 +59,8 @@ func parseHeader(b []byte) (h frameHeader, ok bool, err error) {
 	return h, true, nil
 }
 
-// appendClientFrame appends one whole masked frame to dst. The payload is not changed.
-func appendClientFrame(dst []byte, opcode byte, key [4]byte, payload []byte) []byte {
+// AppendClientFrame appends one whole masked frame to dst. The payload is not changed.
+func AppendClientFrame(dst []byte, opcode byte, key [4]byte, payload []byte) []byte {
 	dst = append(dst, 0x80|opcode)
 	switch n := len(payload); {
 	case n < 126:

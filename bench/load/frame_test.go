@@ -55,7 +55,7 @@ func TestClientFrameUnmasksToPayload(t *testing.T) {
 	key := [4]byte{1, 2, 3, 4}
 	for _, n := range []int{0, 1, 3, 4, 5, 125, 126, 70000} {
 		want := bytes.Repeat([]byte("x"), n)
-		b := appendClientFrame([]byte("before"), opText, key, want)[len("before"):]
+		b := AppendClientFrame([]byte("before"), opText, key, want)[len("before"):]
 		if b[0] != 0x81 || b[1]&0x80 == 0 {
 			t.Fatalf("length %d: header % x is not a masked text frame", n, b[:2])
 		}

@@ -51,7 +51,7 @@ func TestHeadsAgainstNetHTTP(t *testing.T) {
 	methods := []string{"GET", "GET", "GET", "GET", "GET", "HEAD", "POST", "get", "G@T", "OPTIONS", "CONNECT"}
 	targets := []string{
 		goodTarget, goodTarget, "/v1/?peerId=+%c3%a9&relayId=%ff", "http://a/v1?relayId=r&peerId=p&relayId=s", "https://a:1?x",
-		"/v1?relayId=r&peerId=", "/v1?peerId=p", "/v1", "/", "/v2?relayId=r&peerId=p", "*", "a:443", "v1", "/%76", "//v1", "/v1?a#b",
+		"/v1?relayId=r&peerId=", "/v1?peerId=p", "/v1", "/", "/v2?relayId=r&peerId=p", "/readyz", "/readyz?a", "/readyz/", "*", "a:443", "v1", "/%76", "//v1", "/v1?a#b",
 	}
 	versions := []string{"HTTP/1.1", "HTTP/1.1", "HTTP/1.1", "HTTP/1.0", "HTTP/1.2", "HTTP/2.0", "HTTP/1"}
 	statuses, rnd := map[int]int{}, rand.New(rand.NewPCG(6455, 9112))
@@ -242,7 +242,9 @@ func wantsWebSocket(req *http.Request) bool {
 	return req.Method == "GET" && listed(req.Header, "Connection", "upgrade") && listed(req.Header, "Upgrade", "websocket")
 }
 
-func knownPath(path string) bool { return slices.Contains([]string{"", "/", "/v1", "/v1/"}, path) }
+func knownPath(path string) bool {
+	return slices.Contains([]string{"", "/", "/v1", "/v1/", "/readyz"}, path)
+}
 
 func items(header http.Header, name string) (all []string) {
 	for item := range strings.SplitSeq(strings.Join(header[name], ","), ",") {

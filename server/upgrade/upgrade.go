@@ -10,10 +10,15 @@ import (
 	"crypto/sha1"
 	"encoding/base64"
 	"slices"
+	"strings"
 )
 
-// Gate holds the settings that decide an upgrade. It is immutable and shared by all loops.
+// Gate holds the settings that decide an upgrade. It is shared by all loops and static while they run.
 type Gate struct {
+	// Unready returns the reasons, each of one line, why GET /readyz is answered with 503. There is none if it
+	// is nil. Any goroutine may call it.
+	Unready func() []string
+
 	secret    []byte // empty if no secret is needed
 	anyOrigin bool
 	origins   map[string]struct{}
@@ -213,11 +218,14 @@ func (h *Handshaker) appendPlain(dst []byte, r *httpRequest) ([]byte, Verdict) {
 		}
 	}
 	method := string(r.method)
-	body := h.gate.version
+	status, body, kind := 200, h.gate.version, "application/json"
 	var denied *denial
 	switch {
 	case string(r.path) == "/":
 		body = greeting
+	case string(r.path) == "/readyz":
+		status, body = h.gate.readiness()
+		kind = "text/plain; charset=utf-8"
 	case !isRelayPath(r.path):
 		denied = denyPath
 	}
@@ -228,13 +236,23 @@ func (h *Handshaker) appendPlain(dst []byte, r *httpRequest) ([]byte, Verdict) {
 		dst = appendDenial(dst, denied, connection, method == "HEAD")
 		return dst, Verdict{Next: next, Status: denied.status, Reason: denied.reason}
 	}
-	dst = appendStatusLine(dst, 200)
+	dst = appendStatusLine(dst, status)
 	dst = h.appendCORS(dst, r)
-	dst = appendContentHeader(dst, connection, "application/json", len(body))
+	dst = appendContentHeader(dst, connection, kind, len(body))
 	if method != "HEAD" {
 		dst = append(dst, body...)
 	}
-	return dst, Verdict{Next: next, Status: 200}
+	return dst, Verdict{Next: next, Status: status}
+}
+
+// readiness returns the answer to GET /readyz.
+func (g *Gate) readiness() (status int, body string) {
+	if g.Unready != nil {
+		if reasons := g.Unready(); len(reasons) > 0 {
+			return 503, strings.Join(reasons, "\n") + "\n"
+		}
+	}
+	return 200, "ready\n"
 }
 
 // appendCORS lets pages that may open a WebSocket read the answer too. Vary keeps caches from giving one page

@@ -1,0 +1,441 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
+
+	"relaygate/router"
+)
+
+// What a drain looks like from outside: readiness, who is closed when, and what is delivered before.
+
+// closing reads c until its close frame, and sends what came before it and when the close frame came.
+type closing struct {
+	name   string
+	before []string
+	at     time.Time
+	code   websocket.StatusCode
+}
+
+func awaitClose(c *raw, name string, to chan<- closing) {
+	got := closing{name: name}
+	for {
+		op, payload := c.frame()
+		if op == 0x8 {
+			got.at = time.Now()
+			got.code = websocket.StatusCode(int(payload[0])<<8 | int(payload[1]))
+			_, _ = c.Write(closeFrame(uint16(got.code), "")) // the relay may have closed already
+			to <- got
+			return
+		}
+		got.before = append(got.before, string(payload))
+	}
+}
+
+// TestDrainOrder: peers are closed one after another over DRAIN_PERIOD, those that have said nothing for longest
+// first. A pong does not count as having said something.
+func TestDrainOrder(t *testing.T) {
+	const peers, period = 40, 2 * time.Second
+	s, drain := drainable(t, "DRAIN_PERIOD=2s", "EVENT_LOOPS=1")
+	var all []*raw
+	for i := range peers {
+		all = append(all, open(t, s, fmt.Sprint("r", i), "p"))
+	}
+	eventually(t, "all are open", func() bool { return s.wheels[phaseOpen].Len() == peers })
+	byRoom := map[string]*peer{}
+	for _, p := range s.wheels[phaseOpen].All() {
+		byRoom[p.Room().ID()] = p
+	}
+	// The order of speaking is not that of connecting. The clock ticks in between.
+	order := make([]string, 0, peers)
+	for i := range peers {
+		n := i * 7 % peers
+		name := fmt.Sprint("r", n)
+		order = append(order, name)
+		p := byRoom[name]
+		tick := s.now()
+		eventually(t, "the clock ticks", func() bool { return s.now() != tick })
+		all[n].send(text("hello"), text("ping"))
+		all[n].wantFrame(0x1, "pong")
+		var spoke uint32
+		p.inLoop(func(*loop) { spoke = p.spoke })
+		if spoke <= tick {
+			t.Fatalf("%s spoke at %d, after %d", name, spoke, tick)
+		}
+	}
+	tick := s.now()
+	eventually(t, "the clock ticks", func() bool { return s.now() != tick })
+	for _, n := range []int{0, 7} { // they said something first of all
+		all[n].send(text("pong"), maskedFrame(0x8a, nil), text("ping"))
+		all[n].wantFrame(0x1, "pong")
+	}
+	closed := make(chan closing, peers)
+	for i, c := range all {
+		go awaitClose(c, fmt.Sprint("r", i), closed)
+	}
+	began := time.Now()
+	drained := drain(patience)
+	var got []string
+	var last time.Duration
+	tenths := make([]int, 10)
+	for range peers {
+		c := <-closed
+		got = append(got, c.name)
+		if c.code != websocket.StatusGoingAway {
+			t.Errorf("%s closed with %d, want 1001", c.name, c.code)
+		}
+		last = c.at.Sub(began)
+		tenths[min(int(10*last/period), 9)]++
+	}
+	// Two may be due so soon after each other that their readers are told in the other order.
+	for i, name := range order {
+		if at := slices.Index(got, name); at < i-2 || at > i+2 {
+			t.Errorf("%s was closed as number %d, want %d; the order is %v, want %v", name, at, i, got, order)
+		}
+	}
+	// An even spread has 4 in each tenth. On a busy machine some come late, but none early.
+	sum := 0
+	for i, n := range tenths {
+		if sum += n; sum > peers*(i+1)/10+1 {
+			t.Errorf("%d of %d closed after %d tenths of the period: %v", sum, peers, i+1, tenths)
+		}
+	}
+	if last < period*8/10 {
+		t.Errorf("the last is closed after %v, want about %v", last, period)
+	}
+	if err := <-drained; err != nil {
+		t.Error(err)
+	}
+	wantNothingHeld(t, s)
+}
+
+// TestDrainJitter: two drains of the same peers do not close them at the same moments.
+func TestDrainJitter(t *testing.T) {
+	d := leaves{period: time.Second, order: make([]uint64, 10)}
+	seen := map[time.Duration]bool{}
+	for range 20 {
+		for d.next = range d.order {
+			d.draw()
+			if part := time.Second / 10; d.due < time.Duration(d.next)*part || d.due > time.Duration(d.next+1)*part {
+				t.Fatalf("peer %d of 10 is due after %v of 1s", d.next, d.due)
+			}
+			seen[d.due%(time.Second/10)] = true
+		}
+	}
+	if len(seen) < 150 {
+		t.Errorf("%d different moments in 200 draws", len(seen))
+	}
+}
+
+// TestLeaveKey: whoever has been silent for longer comes first, also after the clock overflowed.
+func TestLeaveKey(t *testing.T) {
+	f := func(now uint32, longest, shorter uint32) {
+		t.Helper()
+		a, b := leaveKey(now-longest, 1<<24), leaveKey(now-shorter, 3)
+		if a >= b || uint32(a) != 1<<24 || uint32(b) != 3 {
+			t.Errorf("at %d, keys of %d and %d are %#x and %#x", now, longest, shorter, a, b)
+		}
+	}
+	f(100, 10, 11)
+	f(100, 0, 100)
+	f(5, 1<<32-5, 2)
+}
+
+// TestDrainDeliversToEach: what is published while peers are being closed reaches every member that is not
+// closed before, and its close frame comes after it.
+func TestDrainDeliversToEach(t *testing.T) {
+	const peers = 30
+	s, drain := drainable(t, "DRAIN_PERIOD=1s")
+	closed := make(chan closing, peers)
+	for i := range peers {
+		go awaitClose(open(t, s, "r", fmt.Sprint(i)), fmt.Sprint(i), closed)
+	}
+	eventually(t, "all are members", func() bool { return s.Stats().Peers == peers })
+	room := s.table.All()[0]
+	// One that publishes and never flushes: only the drain can deliver that.
+	var outsider router.Member
+	outsider.Init("outsider", nil)
+	drained := drain(patience)
+	due := map[string]int{} // how many messages each must have heard before its close frame
+	published := 0
+	for s.Stats().Peers > 1 {
+		room.Publish(&outsider, appendFrame(nil, opText, fmt.Append(nil, published)))
+		published++
+		if !s.Alive(patience) {
+			t.Fatal("a loop is stuck")
+		}
+		for _, p := range s.wheels[phaseOpen].All() { // their loops begin to close them after the message
+			due[p.ID()] = published
+		}
+	}
+	if err := <-drained; err != nil {
+		t.Error(err)
+	}
+	least, most := published, 0
+	for range peers {
+		c := <-closed
+		for i, m := range c.before {
+			if m != fmt.Sprint(i) {
+				t.Fatalf("%s heard %v: not what was published, in order", c.name, c.before)
+			}
+		}
+		if len(c.before) < due[c.name] {
+			t.Errorf("%s heard %d messages before its close frame, want at least %d", c.name, len(c.before), due[c.name])
+		}
+		least, most = min(least, due[c.name]), max(most, due[c.name])
+	}
+	if most-least < 3 {
+		t.Errorf("the first peer is closed after %d messages, the last after %d: no spread", least, most)
+	}
+}
+
+// TestDrainReadsOnce: what a peer's kernel has delivered to ours is relayed before the peer is closed.
+func TestDrainReadsOnce(t *testing.T) {
+	s, drain := drainable(t, "EVENT_LOOPS=1")
+	a, b := open(t, s, "r", "a"), open(t, s, "r", "b")
+	eventually(t, "both are open", func() bool { return s.wheels[phaseOpen].Len() == 2 })
+	var fd int
+	for _, p := range s.wheels[phaseOpen].All() {
+		if p.ID() == "a" {
+			fd = int(p.fd)
+		}
+	}
+	block, blocked := make(chan struct{}), make(chan struct{})
+	s.loops[0].post(task{do: func(*loop, *peer) {
+		close(blocked)
+		<-block
+	}})
+	<-blocked
+	a.send(text("at the last moment"))
+	eventually(t, "it has arrived", func() bool { return unread(t, fd) > 0 })
+	s.refusing.Store(true)
+	s.loops[0].post(task{do: (*loop).leaveRest}) // in the same round: before the socket's event is seen
+	close(block)
+	b.wantFrame(0x1, "at the last moment")
+	b.wantClose(1001)
+	a.wantClose(1001)
+	s.refusing.Store(false)
+	if err := <-drain(patience); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestReadiness: GET /readyz says draining from the signal on, on connections that are there and, during
+// DRAIN_DELAY, on new ones. Peers still come and talk then.
+func TestReadiness(t *testing.T) {
+	s, drain := drainable(t, "DRAIN_DELAY=1500ms", "DRAIN_PERIOD=1500ms")
+	probe := dial(t, s)
+	ask := func(c *raw, method string, status int, want string) {
+		t.Helper()
+		c.send([]byte(plainRequest(method, "/readyz")))
+		res, body := c.responseTo(method)
+		if method == http.MethodHead {
+			body = want
+		}
+		if res.StatusCode != status || body != want || res.Close || !strings.HasPrefix(res.Header.Get("Content-Type"), "text/plain") {
+			t.Errorf("%s /readyz: %d %q %v; want %d %q", method, res.StatusCode, body, res.Header, status, want)
+		}
+		if res.ContentLength != int64(len(want)) {
+			t.Errorf("%s /readyz: Content-Length %d, want %d", method, res.ContentLength, len(want))
+		}
+	}
+	ask(probe, "GET", 200, "ready\n")
+	ask(probe, "HEAD", 200, "ready\n")
+	early := open(t, s, "r", "early")
+	began := time.Now()
+	drained := drain(patience)
+	eventually(t, "it drains", func() bool { return s.draining.Load() })
+	ask(probe, "GET", 503, "draining\n")
+	ask(probe, "HEAD", 503, "draining\n")
+	ask(dial(t, s), "GET", 503, "draining\n")
+	late, waiting := open(t, s, "r", "late"), dial(t, s)
+	late.send(text("I am late"))
+	early.wantFrame(0x1, "I am late")
+	waiting.send([]byte(plainRequest("GET", "/")))
+	waiting.response()
+	if d := time.Since(began); d > 1500*time.Millisecond {
+		t.Skipf("this took %v", d)
+	}
+	closed := make(chan closing, 2)
+	go awaitClose(early, "early", closed)
+	go awaitClose(late, "late", closed)
+	eventually(t, "accepting has ended", func() bool { return s.refusing.Load() })
+	if d := time.Since(began); d < 1500*time.Millisecond {
+		t.Errorf("accepting ended after %v, want DRAIN_DELAY", d)
+	}
+	ask(probe, "GET", 503, "draining\n")
+	waiting.send([]byte(upgradeRequest("r", "too late")))
+	if res, body := waiting.response(); res.StatusCode != 503 || body != "the relay is stopping\n" || res.Header.Get("Retry-After") == "" {
+		t.Errorf("an upgrade after accepting has ended: %d %q %v", res.StatusCode, body, res.Header)
+	}
+	for range 2 {
+		if c := <-closed; c.at.Sub(began) < 1500*time.Millisecond {
+			t.Errorf("%s was closed after %v", c.name, c.at.Sub(began))
+		}
+	}
+	if err := <-drained; err != nil {
+		t.Error(err)
+	}
+	if st := s.Stats(); st.Refused["draining"] != 1 || st.Closed["drain"] < 2 || st.Left != 0 {
+		t.Errorf("counted %v, %v, %d left", st.Refused, st.Closed, st.Left)
+	}
+}
+
+// TestDrainDoesNotWaitForPeersThatNeverRead: they are cut off at the end, and counted.
+func TestDrainDoesNotWaitForPeersThatNeverRead(t *testing.T) {
+	s, drain := drainable(t, "DRAIN_PERIOD=100ms")
+	sender := open(t, s, "r", "sender")
+	open(t, s, "r", "never reads")
+	fill(t, s, sender, 1)
+	began := time.Now()
+	c := make(chan closing, 1)
+	go awaitClose(sender, "sender", c)
+	err := <-drain(s.cfg.DrainTime())
+	<-c
+	if took, most := time.Since(began), s.cfg.DrainTime()+2*time.Second; took > most || !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("drained after %v with %v; want an error after %v", took, err, s.cfg.DrainTime())
+	}
+	if n := s.Stats().Left; n != 1 {
+		t.Errorf("%d left, want 1", n)
+	}
+	wantNothingHeld(t, s)
+}
+
+// TestDrainLateComers: peers that come open while others are being closed are closed in the rest of the period.
+func TestDrainLateComers(t *testing.T) {
+	s, drain := drainable(t, "REUSE_PORT=true", "DRAIN_PERIOD=3s")
+	var all []*raw
+	for i := range 20 {
+		all = append(all, dial(t, s))
+		all[i].send([]byte(plainRequest("GET", "/")))
+		all[i].response()
+	}
+	drained := drain(patience)
+	eventually(t, "peers are being closed", func() bool {
+		var yes bool
+		done := make(chan struct{})
+		s.loops[0].post(task{do: func(l *loop, _ *peer) {
+			yes = l.drained != nil
+			close(done)
+		}})
+		<-done
+		return yes
+	})
+	closed := make(chan closing, len(all))
+	for i, c := range all {
+		c.send([]byte(upgradeRequest("r", fmt.Sprint(i))))
+		if res, body := c.response(); res.StatusCode != 101 {
+			t.Skipf("accepting has ended before number %d came: %s", i, body)
+		}
+		go awaitClose(c, fmt.Sprint(i), closed)
+	}
+	var first, last time.Time
+	for i := range all {
+		c := <-closed
+		if i == 0 {
+			first = c.at
+		}
+		last = c.at
+	}
+	if d := last.Sub(first); d < 500*time.Millisecond {
+		t.Errorf("all closed within %v, want most of DRAIN_PERIOD", d)
+	}
+	if err := <-drained; err != nil {
+		t.Error(err)
+	}
+	wantNothingHeld(t, s)
+}
+
+// TestAlive: a loop that does not come back to its tasks is noticed.
+func TestAlive(t *testing.T) {
+	s := start(t)
+	if !s.Alive(patience) {
+		t.Error("an idle relay is not alive")
+	}
+	block := make(chan struct{})
+	s.loops[len(s.loops)-1].post(task{do: func(*loop, *peer) { <-block }})
+	if s.Alive(50 * time.Millisecond) {
+		t.Error("alive while a loop is stuck")
+	}
+	close(block)
+	if !s.Alive(patience) {
+		t.Error("not alive after the loop went on")
+	}
+}
+
+// TestListenOn: exactly one TCP socket that listens is served. A drain leaves what waits in it to the next process.
+func TestListenOn(t *testing.T) {
+	socket := func(kind int) int {
+		fd, err := unix.Socket(unix.AF_INET, kind|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return fd
+	}
+	file := func(fd int) *os.File { return os.NewFile(uintptr(fd), "relaygate.socket") }
+	bad := func(want string, files ...*os.File) {
+		t.Helper()
+		if s, err := ListenOn(files, config(t), zap.NewNop()); s != nil || err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("ListenOn(%d files) = %v, want %q", len(files), err, want)
+		}
+		for _, f := range files {
+			if f.Fd() != ^uintptr(0) {
+				t.Errorf("%s is left open", f.Name())
+			}
+		}
+	}
+	bad("0 sockets instead of 1")
+	bad("2 sockets instead of 1", file(socket(unix.SOCK_STREAM)), file(socket(unix.SOCK_STREAM)))
+	bad("relaygate.socket: not a TCP socket", file(socket(unix.SOCK_DGRAM)))
+	bad("relaygate.socket: not a listening socket", file(socket(unix.SOCK_STREAM)))
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	bad("not a socket", r)
+
+	kept := socket(unix.SOCK_STREAM)
+	defer unix.Close(kept)
+	if err := errors.Join(unix.Bind(kept, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}), unix.Listen(kept, 16)); err != nil {
+		t.Fatal(err)
+	}
+	for round := range 3 {
+		passed, err := unix.FcntlInt(uintptr(kept), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := ListenOn([]*os.File{file(passed)}, config(t), zap.NewNop())
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := open(t, s, "r", "p")
+		var group sync.WaitGroup
+		group.Go(func() { c.wantClose(1001) })
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		if err := s.Drain(ctx); err != nil {
+			t.Error(err)
+		}
+		cancel()
+		group.Wait()
+		wantNothingHeld(t, s)
+		between, err := net.Dial("tcp", s.Addr().String()) // nobody accepts it until the next round
+		if err != nil {
+			t.Fatalf("round %d: between two processes: %v", round, err)
+		}
+		defer between.Close()
+	}
+}
