@@ -4,18 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"net/http"
-	"os"
 	"slices"
-	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/coder/websocket"
-	"go.uber.org/zap"
-	"golang.org/x/sys/unix"
 
 	"relaygate/router"
 )
@@ -68,7 +61,11 @@ func TestDrainOrder(t *testing.T) {
 		p := byRoom[name]
 		tick := s.now()
 		eventually(t, "the clock ticks", func() bool { return s.now() != tick })
-		all[n].send(text("hello"), text("ping"))
+		message := "hello"
+		if i%2 == 1 {
+			message = `{"targetPeerId":"nobody"}`
+		}
+		all[n].send(text(message), text("ping"))
 		all[n].wantFrame(0x1, "pong")
 		var spoke uint32
 		p.inLoop(func(*loop) { spoke = p.spoke })
@@ -154,6 +151,41 @@ func TestLeaveKey(t *testing.T) {
 	f(5, 1<<32-5, 2)
 }
 
+// TestLeavesAreCollectedInParts: a loop with many slots looks at all of them, a part in each task.
+func TestLeavesAreCollectedInParts(t *testing.T) {
+	const n = 2*maxLooked + 5
+	l := &loop{srv: &Server{began: time.Now().Add(-time.Hour)}, poll: &pollset{wakeup: -1}}
+	for i := range n {
+		p := &peer{phase: phaseOpen, spoke: uint32(i)}
+		if i%2 == 1 {
+			p.phase = phaseHead
+		}
+		l.peers = append(l.peers, p)
+	}
+	l.peers[2] = nil
+	l.beginLeaving(time.Now(), time.Hour)
+	tasks := 1
+	eventually(t, "the order is made", func() bool {
+		l.mu.Lock()
+		posted := l.posted
+		l.posted = nil
+		l.mu.Unlock()
+		for _, task := range posted {
+			tasks++
+			task.do(l, nil)
+		}
+		return l.drained.order != nil
+	})
+	if got := len(l.drained.order); got != n/2 || tasks != 4 {
+		t.Errorf("%d peers in the order after %d tasks, want %d after 4", got, tasks, n/2)
+	}
+	for i, key := range l.drained.order[1:] {
+		if uint32(key) <= uint32(l.drained.order[i]) {
+			t.Fatalf("slot %d comes before %d, which spoke earlier", uint32(l.drained.order[i]), uint32(key))
+		}
+	}
+}
+
 // TestDrainDeliversToEach: what is published while peers are being closed reaches every member that is not
 // closed before, and its close frame comes after it.
 func TestDrainDeliversToEach(t *testing.T) {
@@ -214,15 +246,15 @@ func TestDrainReadsOnce(t *testing.T) {
 		}
 	}
 	block, blocked := make(chan struct{}), make(chan struct{})
-	s.loops[0].post(task{do: func(*loop, *peer) {
+	s.refusing.Store(true)
+	s.loops[0].post(task{do: func(l *loop, _ *peer) {
 		close(blocked)
 		<-block
+		l.leaveRest(nil) // before the socket's event is seen
 	}})
 	<-blocked
 	a.send(text("at the last moment"))
 	eventually(t, "it has arrived", func() bool { return unread(t, fd) > 0 })
-	s.refusing.Store(true)
-	s.loops[0].post(task{do: (*loop).leaveRest}) // in the same round: before the socket's event is seen
 	close(block)
 	b.wantFrame(0x1, "at the last moment")
 	b.wantClose(1001)
@@ -230,67 +262,6 @@ func TestDrainReadsOnce(t *testing.T) {
 	s.refusing.Store(false)
 	if err := <-drain(patience); err != nil {
 		t.Error(err)
-	}
-}
-
-// TestReadiness: GET /readyz says draining from the signal on, on connections that are there and, during
-// DRAIN_DELAY, on new ones. Peers still come and talk then.
-func TestReadiness(t *testing.T) {
-	s, drain := drainable(t, "DRAIN_DELAY=1500ms", "DRAIN_PERIOD=1500ms")
-	probe := dial(t, s)
-	ask := func(c *raw, method string, status int, want string) {
-		t.Helper()
-		c.send([]byte(plainRequest(method, "/readyz")))
-		res, body := c.responseTo(method)
-		if method == http.MethodHead {
-			body = want
-		}
-		if res.StatusCode != status || body != want || res.Close || !strings.HasPrefix(res.Header.Get("Content-Type"), "text/plain") {
-			t.Errorf("%s /readyz: %d %q %v; want %d %q", method, res.StatusCode, body, res.Header, status, want)
-		}
-		if res.ContentLength != int64(len(want)) {
-			t.Errorf("%s /readyz: Content-Length %d, want %d", method, res.ContentLength, len(want))
-		}
-	}
-	ask(probe, "GET", 200, "ready\n")
-	ask(probe, "HEAD", 200, "ready\n")
-	early := open(t, s, "r", "early")
-	began := time.Now()
-	drained := drain(patience)
-	eventually(t, "it drains", func() bool { return s.draining.Load() })
-	ask(probe, "GET", 503, "draining\n")
-	ask(probe, "HEAD", 503, "draining\n")
-	ask(dial(t, s), "GET", 503, "draining\n")
-	late, waiting := open(t, s, "r", "late"), dial(t, s)
-	late.send(text("I am late"))
-	early.wantFrame(0x1, "I am late")
-	waiting.send([]byte(plainRequest("GET", "/")))
-	waiting.response()
-	if d := time.Since(began); d > 1500*time.Millisecond {
-		t.Skipf("this took %v", d)
-	}
-	closed := make(chan closing, 2)
-	go awaitClose(early, "early", closed)
-	go awaitClose(late, "late", closed)
-	eventually(t, "accepting has ended", func() bool { return s.refusing.Load() })
-	if d := time.Since(began); d < 1500*time.Millisecond {
-		t.Errorf("accepting ended after %v, want DRAIN_DELAY", d)
-	}
-	ask(probe, "GET", 503, "draining\n")
-	waiting.send([]byte(upgradeRequest("r", "too late")))
-	if res, body := waiting.response(); res.StatusCode != 503 || body != "the relay is stopping\n" || res.Header.Get("Retry-After") == "" {
-		t.Errorf("an upgrade after accepting has ended: %d %q %v", res.StatusCode, body, res.Header)
-	}
-	for range 2 {
-		if c := <-closed; c.at.Sub(began) < 1500*time.Millisecond {
-			t.Errorf("%s was closed after %v", c.name, c.at.Sub(began))
-		}
-	}
-	if err := <-drained; err != nil {
-		t.Error(err)
-	}
-	if st := s.Stats(); st.Refused["draining"] != 1 || st.Closed["drain"] < 2 || st.Left != 0 {
-		t.Errorf("counted %v, %v, %d left", st.Refused, st.Closed, st.Left)
 	}
 }
 
@@ -357,85 +328,4 @@ func TestDrainLateComers(t *testing.T) {
 		t.Error(err)
 	}
 	wantNothingHeld(t, s)
-}
-
-// TestAlive: a loop that does not come back to its tasks is noticed.
-func TestAlive(t *testing.T) {
-	s := start(t)
-	if !s.Alive(patience) {
-		t.Error("an idle relay is not alive")
-	}
-	block := make(chan struct{})
-	s.loops[len(s.loops)-1].post(task{do: func(*loop, *peer) { <-block }})
-	if s.Alive(50 * time.Millisecond) {
-		t.Error("alive while a loop is stuck")
-	}
-	close(block)
-	if !s.Alive(patience) {
-		t.Error("not alive after the loop went on")
-	}
-}
-
-// TestListenOn: exactly one TCP socket that listens is served. A drain leaves what waits in it to the next process.
-func TestListenOn(t *testing.T) {
-	socket := func(kind int) int {
-		fd, err := unix.Socket(unix.AF_INET, kind|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return fd
-	}
-	file := func(fd int) *os.File { return os.NewFile(uintptr(fd), "relaygate.socket") }
-	bad := func(want string, files ...*os.File) {
-		t.Helper()
-		if s, err := ListenOn(files, config(t), zap.NewNop()); s != nil || err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("ListenOn(%d files) = %v, want %q", len(files), err, want)
-		}
-		for _, f := range files {
-			if f.Fd() != ^uintptr(0) {
-				t.Errorf("%s is left open", f.Name())
-			}
-		}
-	}
-	bad("0 sockets instead of 1")
-	bad("2 sockets instead of 1", file(socket(unix.SOCK_STREAM)), file(socket(unix.SOCK_STREAM)))
-	bad("relaygate.socket: not a TCP socket", file(socket(unix.SOCK_DGRAM)))
-	bad("relaygate.socket: not a listening socket", file(socket(unix.SOCK_STREAM)))
-	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer w.Close()
-	bad("not a socket", r)
-
-	kept := socket(unix.SOCK_STREAM)
-	defer unix.Close(kept)
-	if err := errors.Join(unix.Bind(kept, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}), unix.Listen(kept, 16)); err != nil {
-		t.Fatal(err)
-	}
-	for round := range 3 {
-		passed, err := unix.FcntlInt(uintptr(kept), unix.F_DUPFD_CLOEXEC, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		s, err := ListenOn([]*os.File{file(passed)}, config(t), zap.NewNop())
-		if err != nil {
-			t.Fatal(err)
-		}
-		c := open(t, s, "r", "p")
-		var group sync.WaitGroup
-		group.Go(func() { c.wantClose(1001) })
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		if err := s.Drain(ctx); err != nil {
-			t.Error(err)
-		}
-		cancel()
-		group.Wait()
-		wantNothingHeld(t, s)
-		between, err := net.Dial("tcp", s.Addr().String()) // nobody accepts it until the next round
-		if err != nil {
-			t.Fatalf("round %d: between two processes: %v", round, err)
-		}
-		defer between.Close()
-	}
 }
