@@ -86,7 +86,8 @@ func TestHandshakeTimeoutBeginsAtTheTurn(t *testing.T) {
 	eventually(t, "the first is accepted", func() bool { return s.Stats().Accepted == 1 })
 	c := dial(t, s)
 	c.ended()
-	if after := time.Since(began); after < 600*time.Millisecond+500*time.Millisecond {
+	// From its turn on, 500 ms after the first, it has 600 ms. A wheel that lags behind may take a few steps off.
+	if after := time.Since(began); after < 900*time.Millisecond {
 		t.Errorf("closed after %v, want HANDSHAKE_TIMEOUT after its turn", after)
 	}
 	eventually(t, "both are closed", func() bool { return s.Stats().Closed["handshake_timeout"] == 2 })
