@@ -96,7 +96,8 @@ func (b *balancer) awaitUp(t *testing.T, up ...bool) {
 			found := false
 			for line := range strings.SplitSeq(stat, "\n") {
 				if f := strings.Split(line, ","); strings.HasPrefix(line, "relaygate,"+name+",") && len(f) > 36 {
-					found = up[i] == (f[17] == "UP" && f[36] == "L7OK")
+					// "UP 1/2" still gets connections: one more failed check is needed.
+					found = up[i] && f[17] == "UP" && f[36] == "L7OK" || !up[i] && f[17] == "DOWN"
 				}
 			}
 			matches = matches && found

@@ -27,6 +27,7 @@ type crowd struct {
 	scratch []byte
 
 	latency         *hdrhistogram.Histogram // of the phase, in nanoseconds, messages of usual size
+	lag             *hdrhistogram.Histogram // of the phase: how late the load itself was with sending; a part of latency
 	sent, delivered uint64
 	unanswered      int64 // handshakes that ended without an answer
 	openMembers     int
@@ -53,7 +54,8 @@ type member struct {
 const headSize = 28
 
 func newCrowd(f *fleet, doors []*target, servers map[netip.Addr]int) *crowd {
-	w := &crowd{fleet: f, doors: doors, servers: servers, latency: hdrhistogram.New(1, int64(10*time.Minute), 3)}
+	w := &crowd{fleet: f, doors: doors, servers: servers}
+	w.latency, w.lag = hdrhistogram.New(1, int64(10*time.Minute), 3), hdrhistogram.New(1, int64(10*time.Minute), 3)
 	w.pattern = bytes.Repeat([]byte("the quick brown fox jumps over the lazy dog; "), maxFrame/45+1)
 	return w
 }
@@ -223,6 +225,7 @@ func (w *crowd) talk(rate float64) {
 			}
 			w.turn = (w.turn + 1) % len(w.members)
 			if m := w.members[w.turn]; !w.paused && m.size == usualSize {
+				_ = w.lag.RecordValue(max(1, w.now-at))
 				m.send(at)
 			}
 		}
@@ -246,21 +249,29 @@ func (w *crowd) churn(perSecond float64, stop *bool) {
 	})
 }
 
-// cut cuts off every n-th member, half of them with a reset, and returns how many.
-func (w *crowd) cut(n int) (cut int) {
-	for i, m := range w.members {
-		if i%n != 0 || m.c.state != open || m.leaving || m.size != usualSize {
-			continue
+// cutsPerStep bounds how many members are cut off in a millisecond, so that the load's thread does not stall itself.
+const cutsPerStep = 100
+
+// cut cuts off every n-th member, half of them with a reset. It counts them in cut, and sets done after the last.
+func (w *crowd) cut(n int, cut *int, done *bool) {
+	at := 0
+	w.every(time.Millisecond, func() bool {
+		for end := *cut + cutsPerStep; at < len(w.members) && *cut < end; at += n {
+			m := w.members[at]
+			if m.c.state != open || m.leaving || m.size != usualSize {
+				continue
+			}
+			w.drop(m.c, *cut%2 == 0)
+			w.openMembers--
+			w.counts["closed.gone"]++
+			w.led.close(m.room, m.seat, false)
+			m.failures = 0
+			m.back()
+			*cut++
 		}
-		w.drop(m.c, cut%2 == 0)
-		w.openMembers--
-		w.counts["closed.gone"]++
-		w.led.close(m.room, m.seat, false)
-		m.failures = 0
-		m.back()
-		cut++
-	}
-	return cut
+		*done = at >= len(w.members)
+		return !*done
+	})
 }
 
 // allOpen tells whether every member is there, but for those that come and go.

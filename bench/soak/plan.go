@@ -196,7 +196,11 @@ func (s *soak) garbage() (string, error) {
 // storm cuts off a third of the peers at once.
 func (s *soak) storm() (string, error) {
 	began, w := time.Now(), s.crowd
-	cut := ask(w.fleet, func() int { return w.cut(3) })
+	cut, done := 0, false
+	w.do(func() { w.cut(3, &cut, &done) })
+	if err := s.await("a third is cut off", func() bool { return done }); err != nil {
+		return "", err
+	}
 	err := s.await("all are back", w.allOpen)
 	return fmt.Sprintf("%d peers cut off at once, all back after %.1f s", cut, time.Since(began).Seconds()), err
 }
@@ -268,7 +272,7 @@ func (s *soak) takeOut() (string, error) {
 	for end := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
 		down := 0
 		for _, b := range s.balancers {
-			if up, err := b.up(); err == nil && !up[0] && up[1] {
+			if b.states() == [2]string{"DOWN", "UP"} {
 				down++
 			}
 		}

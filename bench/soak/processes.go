@@ -182,7 +182,7 @@ func startBalancer(haproxy, config, dir string, n int, relays [2]netip.AddrPort)
 	}
 	go func() { _ = b.cmd.Wait(); close(b.exit) }()
 	for end := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
-		if up, err := b.up(); err == nil && up == [2]bool{true, true} {
+		if b.states() == [2]string{"UP", "UP"} {
 			return b, nil
 		}
 		select {
@@ -214,17 +214,17 @@ func (b *balancer) tell(command string) ([]string, error) {
 	return strings.Split(string(answer), "\n"), err
 }
 
-// up tells which of the two servers HAProxy holds for ready. A server that is up has passed a check: before its first
-// one it has no check status.
-func (b *balancer) up() (up [2]bool, err error) {
-	lines, err := b.tell("show stat")
+// states are what HAProxy says of the two servers: UP, DOWN, or in between while checks differ from what they were:
+// such as "UP 1/2", which still gets connections. Before its first check a server has none.
+func (b *balancer) states() (states [2]string) {
+	lines, _ := b.tell("show stat") // an error is an HAProxy that has not begun
 	for _, line := range lines {
 		// pxname, svname, …, status in column 17, …, check_status in column 36
-		if f := strings.Split(line, ","); len(f) > 36 && f[0] == "relaygate" && (f[1] == "a" || f[1] == "b") {
-			up[f[1][0]-'a'] = f[17] == "UP" && f[36] == "L7OK"
+		if f := strings.Split(line, ","); len(f) > 36 && f[0] == "relaygate" && (f[1] == "a" || f[1] == "b") && strings.HasPrefix(f[36], "L") {
+			states[f[1][0]-'a'] = f[17]
 		}
 	}
-	return up, err
+	return states
 }
 
 // serves returns the server of each source that has a connection.

@@ -40,15 +40,16 @@ type phase struct {
 	took            time.Duration
 	sent, delivered uint64
 	p50, p99        time.Duration
-	resident        [2]int  // of the relays, after it
-	others          float64 // cores that processes of others used meanwhile
+	lag             time.Duration // 99th percentile of how late the load itself was with sending
+	resident        [2]int        // of the relays, after it
+	others          float64       // cores that processes of others used meanwhile
 }
 
 // phase runs act for at least the given time, and holds what was seen against what is promised.
 func (s *soak) phase(name string, least time.Duration, act func() (string, error)) error {
 	w, began := s.crowd, time.Now()
 	fmt.Fprintf(os.Stderr, "soak: %s after %v\n", name, time.Since(s.began).Round(time.Second))
-	w.do(func() { w.latency.Reset(); w.sent, w.delivered = 0, 0 })
+	w.do(func() { w.latency.Reset(); w.lag.Reset(); w.sent, w.delivered = 0, 0 })
 	busy := s.othersCPU()
 	done, err := act()
 	if err != nil {
@@ -61,6 +62,7 @@ func (s *soak) phase(name string, least time.Duration, act func() (string, error
 		p.sent, p.delivered = w.sent, w.delivered
 		p.p50 = time.Duration(w.latency.ValueAtQuantile(50))
 		p.p99 = time.Duration(w.latency.ValueAtQuantile(99))
+		p.lag = time.Duration(w.lag.ValueAtQuantile(99))
 	})
 	s.settle(name)
 	p.resident = s.resident()
@@ -180,10 +182,10 @@ func ms(d time.Duration) string { return fmt.Sprintf("%.2f ms", d.Seconds()*1e3)
 
 func (s *soak) report(out io.Writer) {
 	fmt.Fprintf(out, "%d peers, %.0f messages per second, %d balancers, %v\n\n", s.peers, s.rate, len(s.balancers), time.Since(s.began).Round(time.Second))
-	fmt.Fprintf(out, "%-14s %7s %9s %10s %10s %10s %11s %12s  %s\n", "phase", "time", "sent", "delivered", "p50", "p99", "RSS a/b MiB", "others' cores", "what was done")
+	fmt.Fprintf(out, "%-14s %7s %9s %10s %10s %10s %10s %11s %12s  %s\n", "phase", "time", "sent", "delivered", "p50", "p99", "load late", "RSS a/b MiB", "others' cores", "what was done")
 	for _, p := range s.phases {
-		fmt.Fprintf(out, "%-14s %5.0f s %9d %10d %10s %10s %5d/%-5d %12.2f   %s\n", p.name, p.took.Seconds(), p.sent, p.delivered,
-			ms(p.p50), ms(p.p99), p.resident[0]>>20, p.resident[1]>>20, p.others, p.done)
+		fmt.Fprintf(out, "%-14s %5.0f s %9d %10d %10s %10s %10s %5d/%-5d %12.2f   %s\n", p.name, p.took.Seconds(), p.sent, p.delivered,
+			ms(p.p50), ms(p.p99), ms(p.lag), p.resident[0]>>20, p.resident[1]>>20, p.others, p.done)
 	}
 	fmt.Fprintln(out)
 	for _, line := range s.promises {
