@@ -87,6 +87,7 @@ func startWith(t testing.TB, log *zap.Logger, environ ...string) *Server {
 			t.Errorf("drain: %v", err)
 		}
 		wantNothingHeld(t, s)
+		wantNoCounts(t, s)
 		if n := s.Stats().Panics; n > 0 {
 			t.Errorf("%d panics, want none", n)
 		}
