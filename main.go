@@ -35,9 +35,23 @@ var commit string
 const enoughFiles = 100_000
 
 func main() {
-	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	context.AfterFunc(ctx, cancel) // a second signal ends the process at once
-	os.Exit(run(ctx, os.Args[1:], os.Environ(), os.Stdout, os.Stderr))
+	os.Exit(run(signalled(), os.Args[1:], os.Environ(), os.Stdout, os.Stderr))
+}
+
+// signalled returns a context that ends at the first SIGTERM or SIGINT. The second ends the process, as if it
+// were not caught.
+func signalled() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	go func() {
+		<-signals
+		cancel()
+		second := <-signals
+		signal.Reset()
+		_ = syscall.Kill(os.Getpid(), second.(syscall.Signal))
+	}()
+	return ctx
 }
 
 // run is the whole program. It returns the exit status: 0, or 1 if serving failed, or 2 if the command line
