@@ -13,14 +13,6 @@ import (
 // numbered is a message of 8 bytes that holds n.
 func numbered(n int) []byte { return binary.BigEndian.AppendUint64(nil, uint64(n)) }
 
-// hearNumbered wants the messages 0 to n-1, in order.
-func hearNumbered(t *testing.T, c *websocket.Conn, n int) {
-	t.Helper()
-	for i := range n {
-		hearBytes(t, c, websocket.MessageBinary, numbered(i))
-	}
-}
-
 // onLoops calls f in each loop, one after another.
 func onLoops(s *Server, f func(*loop)) {
 	for _, l := range s.loops {
