@@ -104,6 +104,13 @@ func (t *watched) text(*conn, []byte)     {}
 func (t *watched) closing(*conn, *ending) {}
 func (t *watched) ended(c *conn, how ending) {
 	w, want := t.crowd, t.kind.want
+	if reason := busyReason(how); reason != "" { // it comes back later, as the healthy do
+		w.counts["refused."+reason]++
+		w.counts["closed.http"]++
+		w.remove(c)
+		w.after(time.Duration(w.rng.Int64N(int64(time.Second))), func() { w.tryOne(t.kind, c.from, c.to, t.of) })
+		return
+	}
 	t.of.left--
 	if how.status != want.status || how.code != want.code {
 		w.surprise("fault ended otherwise", "%s: %v, want %v", t.kind.name, how, want)

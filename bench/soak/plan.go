@@ -268,6 +268,11 @@ func (s *soak) takeOut() (string, error) {
 	w := s.crowd
 	failed := func() int64 { return w.unanswered + w.counts["refused.draining"] }
 	before := ask(w.fleet, failed)
+	downs := 0
+	for _, b := range s.balancers {
+		downs += b.downs()
+	}
+	s.promise(downs == 0, "up to here the balancers found each relay ready: %d times one was down", downs)
 	w.do(func() { w.changing[0] = true })
 	s.relays[0].terminate()
 	for end := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {

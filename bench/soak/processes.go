@@ -227,6 +227,18 @@ func (b *balancer) states() (states [2]string) {
 	return states
 }
 
+// downs is how often HAProxy has held one of the servers for down.
+func (b *balancer) downs() (n int) {
+	lines, _ := b.tell("show stat")
+	for _, line := range lines {
+		if f := strings.Split(line, ","); len(f) > 22 && f[0] == "relaygate" && (f[1] == "a" || f[1] == "b") {
+			down, _ := strconv.Atoi(f[22]) // column chkdown
+			n += down
+		}
+	}
+	return n
+}
+
 // serves returns the server of each source that has a connection.
 func (b *balancer) serves() (map[netip.Addr]int, error) {
 	lines, err := b.tell("show sess")
