@@ -44,12 +44,13 @@ func (s *soak) slow() (string, error) {
 		}
 	})
 	joined := func() bool {
-		for _, t := range ts.begun {
-			if !t.c.deaf {
-				return false
+		there := 0
+		for _, t := range ts.begun { // those that were refused first are in it, too
+			if t.c.deaf {
+				there++
 			}
 		}
-		return true
+		return there == ts.left
 	}
 	if err := s.await("the slow readers are there", joined); err != nil {
 		return "", err
@@ -72,7 +73,7 @@ func (s *soak) slow() (string, error) {
 	time.Sleep(time.Second) // the relay closes them meanwhile: one that it does not never ends
 	w.do(ts.wake)
 	err := s.await("each slow reader has been closed", func() bool { return ts.left == 0 })
-	return fmt.Sprintf("%d readers that do not read, in %d rooms of %d MiB each", len(ts.begun), len(s.floods), floodSize*floodMessages>>20), err
+	return fmt.Sprintf("%d readers that do not read, in %d rooms of %d MiB each", each*len(s.floods), len(s.floods), floodSize*floodMessages>>20), err
 }
 
 // askServers finds out which server the balancers choose for each of n sources, by a connection from each. It returns
