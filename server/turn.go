@@ -65,11 +65,12 @@ func (p *peer) mustWait() bool { return p.phase == phaseOpen && p.Room().Full() 
 // second case p has another turn in the next round.
 func (l *loop) turn(p *peer) {
 	defer l.recover(p)
-	l.work = turnWork
+	work := turnWork
 	crowd := l.ready == maxEvents || len(l.turns) >= maxEvents
 	if crowd {
-		l.work = crowdWork
+		work = crowdWork
 	}
+	l.work = work
 	if l.pacer != nil {
 		l.pacer.begin()
 	}
@@ -80,7 +81,7 @@ func (l *loop) turn(p *peer) {
 		case p.phase == phaseHead && p.waits():
 			return // no more answers until the client reads these; onReady goes on
 		case l.pacer != nil && l.pacer.over(p):
-			l.pacer.hold(p)
+			l.pacer.hold(p, l.work < work)
 			return
 		case l.work <= 0, p.mustWait(), p.phase <= phaseOpen && l.srv.overLimit():
 			p.inTurns = true
