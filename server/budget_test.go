@@ -48,3 +48,35 @@ func TestMostHeldIsClosed(t *testing.T) {
 		t.Error("no line in the log")
 	}
 }
+
+// TestLogsAloneAreTooLarge: when nobody holds anything but the logs of rooms are above the limit, they are flushed,
+// and peers are read again.
+func TestLogsAloneAreTooLarge(t *testing.T) {
+	s := start(t, "MEMORY_BUDGET=64MiB")
+	const rooms, size = 100, 512 << 10
+	var senders, listeners []*raw
+	var peers []*peer
+	for i := range rooms {
+		senders = append(senders, open(t, s, fmt.Sprint(i), fmt.Sprint("sender", i)))
+		listeners = append(listeners, open(t, s, fmt.Sprint(i), "listener"))
+		peers = append(peers, peerOf(t, s, fmt.Sprint("sender", i)))
+	}
+	release := stall(s)
+	frame := append(frameHeader(0x82, 0, size), make([]byte, size)...)
+	for _, p := range peers {
+		if p.Room().Publish(&p.Member, frame) {
+			p.loop.post(task{room: p.Room()})
+		}
+	}
+	for _, c := range senders {
+		c.send(text("hello")) // so that peers wait for their turns
+	}
+	release()
+	for _, c := range listeners {
+		c.wantFrame(2, string(frame[len(frame)-size:]))
+		c.wantFrame(1, "hello")
+	}
+	if n := s.Stats().Closed["memory"]; n > 0 {
+		t.Errorf("%d peers are closed, want none", n)
+	}
+}

@@ -21,7 +21,8 @@ import (
 //
 //   - above refuseAt percent of the limit, upgrades are refused;
 //   - above the limit, peers are not read, and a flush stops after the part under way;
-//   - then the peers that hold most are closed, until relieveTo percent are left (see relief).
+//   - then the peers that hold most are closed, until relieveTo percent are left (see relief). If none holds
+//     anything, the logs of rooms are flushed, of which each loop then writes one part at a time.
 //
 // The limit is what the budget leaves beside memory that is not counted: see growthLimit.
 
@@ -123,7 +124,8 @@ func (s *Server) watchBudget() {
 			trouble.note(s, 0)
 		case <-s.budget.ask:
 			n := s.relief()
-			if n == 0 { // the logs of rooms alone are too large: loops flush them
+			if n == 0 { // the logs of rooms alone are too large
+				s.onLoops(func(l *loop) { l.flushAnyway = true })
 				time.Sleep(time.Millisecond)
 			}
 			s.budget.relieving.Store(false)
