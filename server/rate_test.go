@@ -182,8 +182,9 @@ func TestRateClosesWhoeverNeverPauses(t *testing.T) {
 		sender, listener := open(t, s, "r", "sender"), open(t, s, "r", "listener")
 		go discard(listener)
 		go flood(sender, maskedFrame(0x82, make([]byte, 1000)))
-		eventually(t, "it is closed", func() bool { return s.Stats().Closed["rate"] == 1 })
+		sender.wantCloseFrame(1008)
 		sender.Close()
+		eventually(t, "it is closed", func() bool { return s.Stats().Closed["rate"] == 1 })
 	}
 	f("MESSAGE_RATE=1000", "MESSAGE_BURST=1")
 	f("BYTE_RATE=1000000", "BYTE_BURST=1000")
