@@ -93,7 +93,7 @@ type loop struct {
 	work        int            // what is left of turnWork for that peer
 	leaving     int            // rooms flushed because a peer left, since the pollset was asked last
 	answered    bool           // that peer's request has been answered, and another may follow
-	awaitsPong  bool           // nothing came from that peer since its last ping: a pong is the answer
+	freeBeat    bool           // that peer may say ping or pong once at no cost: see pay
 	flushAnyway bool           // one part of a room is flushed although peers hold more memory than they may
 	scratch     router.Scratch
 	peeker      router.Peeker

@@ -130,11 +130,11 @@ func (l *loop) frame(p *peer, h header, b []byte) {
 	}
 }
 
-// pay takes a frame of n bytes from p's rates. The answer to our ping is free, so that silent peers need no
-// memory for rates.
+// pay takes a frame of n bytes from p's rates. One ping or pong is free after the upgrade and after each of our
+// pings, so that silent peers need no memory for rates.
 func (l *loop) pay(p *peer, h header, payload []byte, n int) {
-	if l.awaitsPong && h.first == finBit|opText && string(payload) == "pong" {
-		l.awaitsPong = false
+	if l.freeBeat && h.first == finBit|opText && (string(payload) == "pong" || string(payload) == "ping") {
+		l.freeBeat = false
 		return
 	}
 	l.pacer.take(p, n, h.fin())

@@ -162,6 +162,8 @@ func TestRateCountsFrames(t *testing.T) {
 func TestRateOfSilentPeers(t *testing.T) {
 	s := start(t, "MESSAGE_RATE=1", "MESSAGE_BURST=1", "BYTE_RATE=1", "BYTE_BURST=1", "CONNECTION_CHECK_INTERVAL=20ms")
 	c := open(t, s, "r", "p")
+	c.send(text("ping"))
+	c.wantFrame(1, "pong")
 	for range 5 {
 		c.in.Discard(len(pingFrame))
 		c.send(text("pong"))
