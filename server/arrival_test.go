@@ -144,6 +144,28 @@ func TestDrainLetsThoseWaitingIn(t *testing.T) {
 	}
 }
 
+// TestDrainRefusesTheBacklog: whoever waits to be accepted while too many are open is refused when accepting ends,
+// and not reset.
+func TestDrainRefusesTheBacklog(t *testing.T) {
+	s, drain := drainable(t, "MAX_CONNECTIONS=2")
+	most := 2 + refusalFiles(2)
+	for range most {
+		dial(t, s)
+	}
+	eventually(t, "so many are accepted", func() bool { return s.Stats().Accepted == int64(most) })
+	c := dial(t, s)
+	c.send([]byte(upgradeRequest("r", "p")))
+	drained := drain(patience)
+	if res, _ := c.response(); res.StatusCode != 503 {
+		t.Errorf("status %d, want 503", res.StatusCode)
+	}
+	c.Close()
+	if err := <-drained; err != nil {
+		t.Error(err)
+	}
+	wantNoCounts(t, s)
+}
+
 // TestNoTurnForTheRefused: connections that will be refused by another limit leave the turns to others.
 func TestNoTurnForTheRefused(t *testing.T) {
 	s := start(t, "CONNECT_RATE=1", "CONNECT_BURST=2", "MAX_CONNECTIONS_PER_IP=1", "HANDSHAKE_TIMEOUT=100ms")

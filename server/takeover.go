@@ -83,6 +83,7 @@ func (l *loop) closeListener(*peer) {
 		return
 	}
 	if !s.inherited {
+		s.lastAccepts = true
 		for range maxQueued / acceptsPerRound {
 			before := s.stats.accepted.Load()
 			l.acceptAll()
