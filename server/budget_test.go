@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"go.uber.org/zap"
@@ -79,4 +80,25 @@ func TestLogsAloneAreTooLarge(t *testing.T) {
 	if n := s.Stats().Closed["memory"]; n > 0 {
 		t.Errorf("%d peers are closed, want none", n)
 	}
+}
+
+// TestSilentPeersUseTheBudget: ids count, and when silent peers alone take most of the budget no more are let in.
+func TestSilentPeersUseTheBudget(t *testing.T) {
+	s := start(t, "MEMORY_BUDGET=64MiB")
+	before := s.growthLimit()
+	c := open(t, s, strings.Repeat("r", 1000), strings.Repeat("p", 1000))
+	if n := before - s.growthLimit(); n < 2000+peerBytes {
+		t.Errorf("a peer takes %d bytes of the budget, want 2,000 for its ids and %d", n, peerBytes)
+	}
+	const many = 100_000
+	s.stats.connections.Add(many)
+	wantAsk(t, dial(t, s), "r", 503)
+	wantRefused(t, s, "memory", 1)
+	if got := s.Unready(); !slices.Equal(got, []string{"memory"}) {
+		t.Errorf("not ready because of %q, want memory", got)
+	}
+	s.stats.connections.Add(-many)
+	wantAsk(t, dial(t, s), "r", 101)
+	c.Close()
+	eventually(t, "its ids do not count any more", func() bool { return s.table.IDBytes() == 2 })
 }

@@ -19,7 +19,7 @@ import (
 // queues. Every buffer is counted when it is taken from its pool and when it is put back, so the sum is always
 // known. Three things follow from it:
 //
-//   - above refuseAt percent of the limit, upgrades are refused;
+//   - above refuseAt percent of the limit, upgrades are refused, and also when silent peers alone take so much;
 //   - above the limit, peers are not read, and a flush stops after the part under way;
 //   - then the peers that hold most are closed, until relieveTo percent are left (see relief). If none holds
 //     anything, the logs of rooms are flushed, of which each loop then writes one part at a time.
@@ -33,7 +33,7 @@ const (
 	// fixedBytes is for the program and for Go's runtime. A fresh process has less than 10 MiB resident.
 	fixedBytes = 16 << 20
 
-	// peerBytes is for a silent peer with its id, its share of a room, and the collector's own memory.
+	// peerBytes is for a silent peer with a short id, its share of a room, and the collector's own memory.
 	peerBytes = 512
 
 	// loopBytes is for a loop's buffers, and for what it may hold beyond the limit: a part of a flush, or what
@@ -83,8 +83,11 @@ func (s *Server) growthLimit() int64 {
 	if b == 0 {
 		return 0
 	}
-	return max(b-b/8-fixedBytes-int64(len(s.loops))*loopBytes-s.stats.connections.Load()*peerBytes, leastGrowth)
+	return max(b-b/8-fixedBytes-int64(len(s.loops))*loopBytes-s.silentBytes(), leastGrowth)
 }
+
+// silentBytes returns what silent peers take. Ids may have 1,024 bytes each, so they are counted.
+func (s *Server) silentBytes() int64 { return s.stats.connections.Load()*peerBytes + s.table.IDBytes() }
 
 // overLimit reports whether peers hold more than they may. If so, it asks for relief.
 func (s *Server) overLimit() bool {
@@ -101,7 +104,11 @@ func (s *Server) overLimit() bool {
 // nearLimit reports whether no more peers should be let in.
 func (s *Server) nearLimit() bool {
 	limit := s.budget.limit.Load()
-	return limit > 0 && bytesHeld() > limit/100*refuseAt
+	if limit == 0 {
+		return false
+	}
+	b := s.cfg.MemoryBudget.Bytes
+	return bytesHeld() > limit/100*refuseAt || s.silentBytes() > (b-b/8-fixedBytes)/100*refuseAt
 }
 
 const (

@@ -62,9 +62,9 @@ func (l *loop) resumeFrame(p *peer, data []byte) (rest []byte) {
 	}
 	part := in.part
 	in.part, in.need = nil, 0 // part must not be released while it is handled
+	defer putBuffer(part)     // also after a panic
 	h, _ := parseHeader(part.b)
 	l.frame(p, h, part.b)
-	putBuffer(part)
 	return data[n:]
 }
 
@@ -151,9 +151,9 @@ func (l *loop) fragment(p *peer, h header, payload []byte) {
 	in.message = appendTo(in.message, payload, maxServerHeader+l.srv.cfg.MaxMessage)
 	if h.fin() {
 		message := in.message
-		in.message = nil // must not be released while it is handled
+		in.message = nil         // must not be released while it is handled
+		defer putBuffer(message) // also after a panic
 		l.message(p, in.opcode, message.b, maxServerHeader)
-		putBuffer(message)
 	}
 }
 

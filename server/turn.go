@@ -132,9 +132,14 @@ func (l *loop) serveLater(p *peer) {
 	in := p.in
 	x, from := in.later, in.laterFrom
 	in.later, in.laterFrom = nil, 0 // x must not be released while it is served
-	rest := l.serve(p, x.b[from:])
+	var rest []byte
+	defer func() {
+		if len(rest) == 0 { // also after a panic
+			putBuffer(x)
+		}
+	}()
+	rest = l.serve(p, x.b[from:])
 	if len(rest) == 0 {
-		putBuffer(x)
 		return
 	}
 	in = p.input()
