@@ -202,6 +202,9 @@ func (f *fleet) consume(c *conn, b []byte) {
 		c.client.opened(c)
 		b = rest
 	}
+	if c.small && c.state == open { // a slow reader that has been woken waits for the end of the stream alone
+		return
+	}
 	for len(b) > 0 && c.state == open {
 		opcode, head, length, ok := parseFrame(b)
 		if !ok || len(b) < head+length {

@@ -6,7 +6,7 @@
 // one stops. It ends with a table, and with status 1 if a promise was broken:
 //
 //   - no healthy peer loses a message, gets one twice, or is disconnected (ledger.go),
-//   - the 99th percentile of a phase's latency is at most ten times that of the calm one,
+//   - the 99th percentile of a phase's latency is at most ten times that of the calm one (not judged up to a minute),
 //   - memory is flat: a relay's resident size after a phase is what it was in the calm one,
 //   - the relays' own counters are what the load did and saw.
 //

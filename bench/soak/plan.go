@@ -42,8 +42,9 @@ func (s *soak) share(part float64, least, most time.Duration) time.Duration {
 	return min(max(time.Duration(part*float64(s.length)), least), most)
 }
 
-// connectRate is how many connections per second each relay lets in, CONNECT_RATE.
-func (s *soak) connectRate() int { return max(200, s.peers/15) }
+// connectRate is how many connections per second each relay lets in, CONNECT_RATE: few enough that the healthy do not
+// notice a storm on 2 cores, which are the load's and the balancers' as well.
+func (s *soak) connectRate() int { return max(200, s.peers/40) }
 
 // environ configures a relay. delay is its DRAIN_DELAY.
 func (s *soak) environ(port uint16, delay string) []string {
@@ -53,7 +54,7 @@ func (s *soak) environ(port uint16, delay string) []string {
 		fmt.Sprint("CONNECT_RATE=", s.connectRate()),
 		"CONNECTION_CHECK_INTERVAL=" + s.share(0.05, 3*time.Second, 30*time.Second).String(),
 		"HANDSHAKE_TIMEOUT=" + s.share(0.02, 3*time.Second, 10*time.Second).String(),
-		"DRAIN_PERIOD=" + s.share(0.02, 2*time.Second, 10*time.Second).String(),
+		"DRAIN_PERIOD=" + s.share(0.05, 2*time.Second, 30*time.Second).String(),
 	}
 }
 

@@ -12,26 +12,24 @@ import (
 
 // What is promised beside the ledger.
 const (
-	latencyFactor = 10       // a phase's 99th percentile, in calm ones
+	latencyFactor = 10 // a phase's 99th percentile, in calm ones
+	calmAtMost    = 50 * time.Millisecond
 	memorySlack   = 24 << 20 // bytes that a relay may hold above its calm size after a phase
 	memoryWithin  = 40 * time.Second
 )
 
-// calmAtLeast is what the calm phase's 99th percentile counts as if it is less: below it the machine's scheduler decides,
-// the more so the fewer messages there are.
-func (s *soak) calmAtLeast() time.Duration {
+// judge holds a phase's latency against the calm one's. In a short run a handful of messages make the 99th percentile,
+// which is then told in the table alone.
+func (s *soak) judge(p *phase) {
 	if s.length <= short {
-		return 20 * time.Millisecond
+		return
 	}
-	return 5 * time.Millisecond
-}
-
-// calmAtMost is the calm phase's 99th percentile up to which ten times as much says something.
-func (s *soak) calmAtMost() time.Duration {
-	if s.length <= short {
-		return 500 * time.Millisecond
+	if len(s.phases) == 0 {
+		s.promise(p.p99 <= calmAtMost, "%s: 99th percentile %s, at most %v: above, the machine is too busy to judge latencies", p.name, ms(p.p99), calmAtMost)
+		return
 	}
-	return 50 * time.Millisecond
+	calm := s.phases[0].p99
+	s.promise(p.p99 <= latencyFactor*calm, "%s: 99th percentile %s, at most %d times the calm one's %s", p.name, ms(p.p99), latencyFactor, ms(calm))
 }
 
 // phase is a row of the table.
@@ -66,15 +64,9 @@ func (s *soak) phase(name string, least time.Duration, act func() (string, error
 	})
 	s.settle(name)
 	p.resident = s.resident()
-	if len(s.phases) == 0 {
-		s.promise(p.p99 <= s.calmAtMost(), "%s: 99th percentile %s, at most %v: above, the machine is too busy to judge latencies",
-			name, ms(p.p99), s.calmAtMost())
-	} else {
-		calm := s.phases[0]
-		most := latencyFactor * max(calm.p99, s.calmAtLeast())
-		s.promise(p.p99 <= most, "%s: 99th percentile %s, at most %s, which is %d times the calm one's %s (at least %v)",
-			name, ms(p.p99), ms(most), latencyFactor, ms(calm.p99), s.calmAtLeast())
-		p.resident = s.awaitFlat(name, calm.resident)
+	s.judge(&p)
+	if len(s.phases) > 0 {
+		p.resident = s.awaitFlat(name, s.phases[0].resident)
 	}
 	s.phases = append(s.phases, p)
 	return nil
