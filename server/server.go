@@ -116,7 +116,8 @@ func (s *Server) start() error {
 	}
 	s.budget.limit.Store(s.growthLimit())
 	for in, visit := range visits {
-		s.running.Go(func() { s.turn(s.wheels[in], visit) })
+		wheel := s.wheels[in]
+		s.running.Go(func() { s.turn(wheel, visit) })
 	}
 	s.running.Go(s.reclaim)
 	s.running.Go(s.watchBudget)
