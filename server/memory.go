@@ -40,6 +40,9 @@ const (
 	// one read brings.
 	loopBytes = 4 << 20
 
+	// smallHolder is the size below which a peer is not closed while rooms' logs hold most.
+	smallHolder = 4 << 10
+
 	// leastGrowth is the limit when connections alone use up the budget.
 	leastGrowth = 8 << 20
 )
@@ -121,6 +124,10 @@ const (
 
 // watchBudget keeps the limit and gives relief until the server stops.
 func (s *Server) watchBudget() {
+	if limit := s.growthLimit(); limit == leastGrowth {
+		s.log.Warn("MEMORY_BUDGET is small for this number of event loops: little is left for messages",
+			zap.Int64("budget_bytes", s.cfg.MemoryBudget.Bytes), zap.Int64("limit_bytes", limit))
+	}
 	ticker := time.NewTicker(budgetTick)
 	defer ticker.Stop()
 	var trouble memoryLog
@@ -155,14 +162,14 @@ type holder struct {
 // relief closes the peers that hold most, most first, until relieveTo percent of the limit are left. It
 // returns how many it has closed.
 func (s *Server) relief() (closed int) {
-	holders := s.holders()
-	excess := int(router.LogBytes() - s.budget.limit.Load()/100*relieveTo) // bytesHeld counts twice what is being copied
+	holders, limit, logs := s.holders(), s.budget.limit.Load(), router.LogBytes()
+	excess := int(logs - limit/100*relieveTo) // bytesHeld counts twice what is being copied
 	for _, h := range holders {
 		excess += h.bytes
 	}
 	slices.SortFunc(holders, func(a, b holder) int { return b.bytes - a.bytes })
 	for _, h := range holders {
-		if excess <= 0 {
+		if excess <= 0 || h.bytes < smallHolder && logs > limit/2 { // what helps then is that rooms are flushed
 			break
 		}
 		excess -= h.bytes
