@@ -281,7 +281,7 @@ func wantCounters(t *testing.T, logged any) {
 			}
 		}
 	}
-	f(counters, map[string]float64{"accepted": 3, "upgraded": 2})
+	f(counters, map[string]float64{"accepted": 3, "upgraded": 2, "held_back": 0})
 	f(refused, map[string]float64{"secret": 1})
 	f(closed, map[string]float64{"drain": 2, "http": 1})
 }

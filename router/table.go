@@ -23,6 +23,7 @@ type Table struct {
 	seed     maphash.Seed
 	roomMost int // members in one room; 0 means any number; static after LimitRooms
 	members  atomic.Int64
+	idBytes  atomic.Int64 // of the ids of all rooms and members
 	shards   [shardCount]shard
 }
 
@@ -55,11 +56,13 @@ func (t *Table) Join(relayID []byte, m *Member) bool {
 			s.rooms = make(map[string]*Room)
 		}
 		s.rooms[r.id] = r
+		t.idBytes.Add(int64(len(r.id)))
 	} else if t.roomMost > 0 && len(r.members) >= t.roomMost { // only changed under s.mu
 		return false
 	}
 	r.add(m)
 	t.members.Add(1)
+	t.idBytes.Add(int64(len(m.id)))
 	return true
 }
 
@@ -78,15 +81,20 @@ func (t *Table) Leave(m *Member) {
 	}
 	if r.remove(m) {
 		delete(s.rooms, r.id)
+		t.idBytes.Add(-int64(len(r.id)))
 		if len(s.rooms) == 0 {
 			s.rooms = nil
 		}
 	}
 	t.members.Add(-1)
+	t.idBytes.Add(-int64(len(m.id)))
 }
 
 // Members returns the number of members of all rooms together.
 func (t *Table) Members() int { return int(t.members.Load()) }
+
+// IDBytes returns the length of the ids of all rooms and members together.
+func (t *Table) IDBytes() int64 { return t.idBytes.Load() }
 
 // Rooms returns the number of rooms.
 func (t *Table) Rooms() int {

@@ -69,7 +69,7 @@ func (l *loop) acceptAll() {
 		from = new(sockaddr)
 	}
 	for range acceptsPerRound {
-		if s.overfull() && l.pauseAccepting() {
+		if s.overfull() && !s.lastAccepts && l.pauseAccepting() {
 			return
 		}
 		fd, err := accept(s.listener, from)

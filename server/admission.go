@@ -32,6 +32,7 @@ const (
 	holdsIPPlace                      // it counts for MAX_CONNECTIONS_PER_IP
 	overIP                            // it is counted as one above that limit
 	holdsRelay                        // it counts for MAX_ROOMS_PER_IP
+	fresh                             // nothing came since its upgrade
 )
 
 // A refused client is asked to come back after retryMin to retryMax seconds. The time is random so that not

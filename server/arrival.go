@@ -150,11 +150,12 @@ func (l *loop) letWaitingGoOn(*peer) {
 	}
 }
 
-// dropWaiting closes the connections that wait for their turn.
-func (l *loop) dropWaiting() {
+// endWaiting lets all go on that wait for their turn, and nobody waits any more: accepting is about to end.
+// Closing them instead would reset them.
+func (l *loop) endWaiting() {
 	w := &l.srv.waiting
 	for i := range w.queue[w.first:] {
-		l.srv.dropArrival(&w.queue[w.first+i].arrival, closedDrain)
+		l.handOut(w.queue[w.first+i].arrival)
 	}
-	w.queue, w.first = nil, 0
+	*w = waiting{}
 }

@@ -109,25 +109,60 @@ func TestGivenUpWhileWaiting(t *testing.T) {
 	}
 }
 
-// TestDrainClosesThoseWaiting, counts them and forgets them.
-func TestDrainClosesThoseWaiting(t *testing.T) {
+// TestDrainLetsThoseWaitingIn: whoever waits for its turn when accepting ends is let in while the port is handed
+// over, and otherwise let in or told why not. Nobody is reset.
+func TestDrainLetsThoseWaitingIn(t *testing.T) {
 	const waiting = 5
-	s, drain := drainable(t, "CONNECT_RATE=1", "CONNECT_BURST=1", "MAX_CONNECTIONS_PER_IP=100")
-	var all []*raw
-	for range 1 + waiting {
-		all = append(all, dial(t, s))
+	for _, handover := range []time.Duration{0, time.Second} {
+		s, drain := drainable(t, "CONNECT_RATE=1", "CONNECT_BURST=1", "MAX_CONNECTIONS_PER_IP=100")
+		s.handover = handover
+		var all []*raw
+		for range 1 + waiting {
+			c := dial(t, s)
+			c.send([]byte(upgradeRequest("r", "p")))
+			all = append(all, c)
+		}
+		eventually(t, "all are accepted", func() bool { return s.Stats().Accepted == 1+waiting })
+		drained := drain(patience)
+		for i, c := range all {
+			res, _ := c.response()
+			if res.StatusCode == 101 {
+				c.wantClose(1001)
+			} else {
+				c.ended()
+				c.Close()
+			}
+			if status := res.StatusCode; status != 101 && (status != 503 || handover > 0) {
+				t.Errorf("number %d, handover %v: %d", i, handover, status)
+			}
+		}
+		if err := <-drained; err != nil {
+			t.Error(err)
+		}
+		wantNothingHeld(t, s)
+		wantNoCounts(t, s)
 	}
-	eventually(t, "all are accepted", func() bool { return s.Stats().Accepted == 1+waiting })
-	if err := <-drain(patience); err != nil {
+}
+
+// TestDrainRefusesTheBacklog: whoever waits to be accepted while too many are open is refused when accepting ends,
+// and not reset.
+func TestDrainRefusesTheBacklog(t *testing.T) {
+	s, drain := drainable(t, "MAX_CONNECTIONS=2")
+	most := 2 + refusalFiles(2)
+	for range most {
+		dial(t, s)
+	}
+	eventually(t, "so many are accepted", func() bool { return s.Stats().Accepted == int64(most) })
+	c := dial(t, s)
+	c.send([]byte(upgradeRequest("r", "p")))
+	drained := drain(patience)
+	if res, _ := c.response(); res.StatusCode != 503 {
+		t.Errorf("status %d, want 503", res.StatusCode)
+	}
+	c.Close()
+	if err := <-drained; err != nil {
 		t.Error(err)
 	}
-	for _, c := range all {
-		c.ended()
-	}
-	if n := s.Stats().Closed["drain"]; n != 1+waiting {
-		t.Errorf("%d closed by the drain, want %d", n, 1+waiting)
-	}
-	wantNothingHeld(t, s)
 	wantNoCounts(t, s)
 }
 

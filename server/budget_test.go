@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"go.uber.org/zap"
@@ -47,4 +48,57 @@ func TestMostHeldIsClosed(t *testing.T) {
 	if n := logs.FilterMessageSnippet("memory is short").Len(); n == 0 {
 		t.Error("no line in the log")
 	}
+}
+
+// TestLogsAloneAreTooLarge: when nobody holds anything but the logs of rooms are above the limit, they are flushed,
+// and peers are read again.
+func TestLogsAloneAreTooLarge(t *testing.T) {
+	s := start(t, "MEMORY_BUDGET=64MiB")
+	const rooms, size = 100, 512 << 10
+	var senders, listeners []*raw
+	var peers []*peer
+	for i := range rooms {
+		senders = append(senders, open(t, s, fmt.Sprint(i), fmt.Sprint("sender", i)))
+		listeners = append(listeners, open(t, s, fmt.Sprint(i), "listener"))
+		peers = append(peers, peerOf(t, s, fmt.Sprint("sender", i)))
+	}
+	release := stall(s)
+	frame := append(frameHeader(0x82, 0, size), make([]byte, size)...)
+	for _, p := range peers {
+		if p.Room().Publish(&p.Member, frame) {
+			p.loop.post(task{room: p.Room()})
+		}
+	}
+	for _, c := range senders {
+		c.send(text("hello")) // so that peers wait for their turns
+	}
+	release()
+	for _, c := range listeners {
+		c.wantFrame(2, string(frame[len(frame)-size:]))
+		c.wantFrame(1, "hello")
+	}
+	if n := s.Stats().Closed["memory"]; n > 0 {
+		t.Errorf("%d peers are closed, want none", n)
+	}
+}
+
+// TestSilentPeersUseTheBudget: ids count, and when silent peers alone take most of the budget no more are let in.
+func TestSilentPeersUseTheBudget(t *testing.T) {
+	s := start(t, "MEMORY_BUDGET=64MiB")
+	before := s.growthLimit()
+	c := open(t, s, strings.Repeat("r", 1000), strings.Repeat("p", 1000))
+	if n := before - s.growthLimit(); n < 2000+peerBytes {
+		t.Errorf("a peer takes %d bytes of the budget, want 2,000 for its ids and %d", n, peerBytes)
+	}
+	const many = 100_000
+	s.stats.connections.Add(many)
+	wantAsk(t, dial(t, s), "r", 503)
+	wantRefused(t, s, "memory", 1)
+	if got := s.Unready(); !slices.Equal(got, []string{"memory"}) {
+		t.Errorf("not ready because of %q, want memory", got)
+	}
+	s.stats.connections.Add(-many)
+	wantAsk(t, dial(t, s), "r", 101)
+	c.Close()
+	eventually(t, "its ids do not count any more", func() bool { return s.table.IDBytes() == 2 })
 }

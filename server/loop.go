@@ -78,26 +78,27 @@ type loop struct {
 	poll *pollset
 
 	// Owned by the loop's goroutine.
-	events     []unix.EpollEvent
-	ready      int            // number of events that the pollset has reported
-	handled    int            // of these, how many have been handled: the others are left for the next round
-	peers      []*peer        // by slot; nil where the slot is free
-	clients    *clients       // by slot; nil if no setting needs addresses
-	free       []int32        // slots
-	freed      []int32        // slots that become free at the end of the round
-	turns      []*peer        // peers not read to the end, in the order of their turns
-	noted      []*router.Room // to be flushed in the next round
-	due        []*router.Room // to be flushed in this round
-	in         []byte         // receive reads into it
-	out        []byte         // replies to the peer that is being served
-	work       int            // what is left of turnWork for that peer
-	leaving    int            // rooms flushed because a peer left, since the pollset was asked last
-	answered   bool           // that peer's request has been answered, and another may follow
-	awaitsPong bool           // nothing came from that peer since its last ping: a pong is the answer
-	scratch    router.Scratch
-	peeker     router.Peeker
-	handshaker *upgrade.Handshaker
-	pacer      *pacer // nil if no rate is set
+	events      []unix.EpollEvent
+	ready       int            // number of events that the pollset has reported
+	handled     int            // of these, how many have been handled: the others are left for the next round
+	peers       []*peer        // by slot; nil where the slot is free
+	clients     *clients       // by slot; nil if no setting needs addresses
+	free        []int32        // slots
+	freed       []int32        // slots that become free at the end of the round
+	turns       []*peer        // peers not read to the end, in the order of their turns
+	noted       []*router.Room // to be flushed in the next round
+	due         []*router.Room // to be flushed in this round
+	in          []byte         // receive reads into it
+	out         []byte         // replies to the peer that is being served
+	work        int            // what is left of turnWork for that peer
+	leaving     int            // rooms flushed because a peer left, since the pollset was asked last
+	answered    bool           // that peer's request has been answered, and another may follow
+	freeBeat    bool           // that peer may say ping or pong once at no cost: see pay
+	flushAnyway bool           // one part of a room is flushed although peers hold more memory than they may
+	scratch     router.Scratch
+	peeker      router.Peeker
+	handshaker  *upgrade.Handshaker
+	pacer       *pacer // nil if no rate is set
 
 	clock   uint32  // time since the server's start when this round began, in hundredths of a second
 	drained *leaves // the peers' closing in a drain, nil until it begins
@@ -197,7 +198,7 @@ func (l *loop) run() {
 			runtime.Gosched()
 			l.yielded = now
 		}
-		if light := n == 1 && l.handled == l.ready && l.events[0].Fd >= firstPeerSlot; light {
+		if light := n == 1 && l.ready == 1 && l.handled == 1 && l.events[0].Fd >= firstPeerSlot; light {
 			l.flushDue() // it is not worth a system call to ask whether another message has come
 		} else if n > 0 {
 			continue
@@ -215,10 +216,7 @@ func (l *loop) run() {
 // stops after sliceTime, so that rooms are flushed in between. It returns the number of events handled, and
 // whether the loop was woken.
 func (l *loop) handleEvents() (n int, woken bool) {
-	if l.handled == l.ready {
-		l.handled, l.ready = 0, l.poll.ready(l.events)
-		l.leaving = 0
-	}
+	l.nextEvents()
 	var began time.Time
 	for l.handled < l.ready {
 		e := l.events[l.handled]
@@ -239,6 +237,14 @@ func (l *loop) handleEvents() (n int, woken bool) {
 		}
 	}
 	return n, woken
+}
+
+// nextEvents asks the pollset for events if none is left.
+func (l *loop) nextEvents() {
+	if l.handled == l.ready {
+		l.handled, l.ready = 0, l.poll.ready(l.events)
+		l.leaving = 0
+	}
 }
 
 // passed reports whether d has passed since began, which it sets if it is zero. Work that is usually short is
@@ -298,13 +304,14 @@ func (l *loop) flushDue() {
 	rooms := l.due
 	l.due, l.noted = l.noted, l.spareRooms[:0]
 	for i, r := range rooms {
-		if l.srv.budget.relieving.Load() {
+		if l.srv.budget.relieving.Load() && !l.flushAnyway {
 			l.noted = slices.Concat(rooms[i:], l.noted) // the next round begins with those that had no turn
 			break
 		}
 		began := time.Time{} // start of this room's flush, if it takes several parts
 		for {
 			left := l.flush(r)
+			l.flushAnyway = false
 			if l.srv.overLimit() || left != router.InPart || l.givesWay(&began, len(rooms)-i-1) {
 				break
 			}
@@ -322,9 +329,7 @@ func (l *loop) givesWay(began *time.Time, others int) bool {
 	if !passed(began, sliceTime) {
 		return false
 	}
-	if l.handled == l.ready {
-		l.handled, l.ready = 0, l.poll.ready(l.events)
-	}
+	l.nextEvents()
 	return l.ready-l.handled+others+len(l.turns)+len(l.due) > 0
 }
 

@@ -19,9 +19,10 @@ import (
 // queues. Every buffer is counted when it is taken from its pool and when it is put back, so the sum is always
 // known. Three things follow from it:
 //
-//   - above refuseAt percent of the limit, upgrades are refused;
+//   - above refuseAt percent of the limit, upgrades are refused, and also when silent peers alone take so much;
 //   - above the limit, peers are not read, and a flush stops after the part under way;
-//   - then the peers that hold most are closed, until relieveTo percent are left (see relief).
+//   - then the peers that hold most are closed, until relieveTo percent are left (see relief). If none holds
+//     anything, the logs of rooms are flushed, of which each loop then writes one part at a time.
 //
 // The limit is what the budget leaves beside memory that is not counted: see growthLimit.
 
@@ -32,12 +33,15 @@ const (
 	// fixedBytes is for the program and for Go's runtime. A fresh process has less than 10 MiB resident.
 	fixedBytes = 16 << 20
 
-	// peerBytes is for a silent peer with its id, its share of a room, and the collector's own memory.
+	// peerBytes is for a silent peer with a short id, its share of a room, and the collector's own memory.
 	peerBytes = 512
 
 	// loopBytes is for a loop's buffers, and for what it may hold beyond the limit: a part of a flush, or what
 	// one read brings.
 	loopBytes = 4 << 20
+
+	// smallHolder is the size below which a peer is not closed while rooms' logs hold most.
+	smallHolder = 4 << 10
 
 	// leastGrowth is the limit when connections alone use up the budget.
 	leastGrowth = 8 << 20
@@ -82,8 +86,11 @@ func (s *Server) growthLimit() int64 {
 	if b == 0 {
 		return 0
 	}
-	return max(b-b/8-fixedBytes-int64(len(s.loops))*loopBytes-s.stats.connections.Load()*peerBytes, leastGrowth)
+	return max(b-b/8-fixedBytes-int64(len(s.loops))*loopBytes-s.silentBytes(), leastGrowth)
 }
+
+// silentBytes returns what silent peers take. Ids may have 1,024 bytes each, so they are counted.
+func (s *Server) silentBytes() int64 { return s.stats.connections.Load()*peerBytes + s.table.IDBytes() }
 
 // overLimit reports whether peers hold more than they may. If so, it asks for relief.
 func (s *Server) overLimit() bool {
@@ -100,7 +107,11 @@ func (s *Server) overLimit() bool {
 // nearLimit reports whether no more peers should be let in.
 func (s *Server) nearLimit() bool {
 	limit := s.budget.limit.Load()
-	return limit > 0 && bytesHeld() > limit/100*refuseAt
+	if limit == 0 {
+		return false
+	}
+	b := s.cfg.MemoryBudget.Bytes
+	return bytesHeld() > limit/100*refuseAt || s.silentBytes() > (b-b/8-fixedBytes)/100*refuseAt
 }
 
 const (
@@ -113,6 +124,10 @@ const (
 
 // watchBudget keeps the limit and gives relief until the server stops.
 func (s *Server) watchBudget() {
+	if limit := s.growthLimit(); limit == leastGrowth {
+		s.log.Warn("MEMORY_BUDGET is small for this number of event loops: little is left for messages",
+			zap.Int64("budget_bytes", s.cfg.MemoryBudget.Bytes), zap.Int64("limit_bytes", limit))
+	}
 	ticker := time.NewTicker(budgetTick)
 	defer ticker.Stop()
 	var trouble memoryLog
@@ -123,7 +138,8 @@ func (s *Server) watchBudget() {
 			trouble.note(s, 0)
 		case <-s.budget.ask:
 			n := s.relief()
-			if n == 0 { // the logs of rooms alone are too large: loops flush them
+			if n == 0 { // the logs of rooms alone are too large
+				s.onLoops(func(l *loop) { l.flushAnyway = true })
 				time.Sleep(time.Millisecond)
 			}
 			s.budget.relieving.Store(false)
@@ -146,14 +162,14 @@ type holder struct {
 // relief closes the peers that hold most, most first, until relieveTo percent of the limit are left. It
 // returns how many it has closed.
 func (s *Server) relief() (closed int) {
-	holders := s.holders()
-	excess := int(router.LogBytes() - s.budget.limit.Load()/100*relieveTo) // bytesHeld counts twice what is being copied
+	holders, limit, logs := s.holders(), s.budget.limit.Load(), router.LogBytes()
+	excess := int(logs - limit/100*relieveTo) // bytesHeld counts twice what is being copied
 	for _, h := range holders {
 		excess += h.bytes
 	}
 	slices.SortFunc(holders, func(a, b holder) int { return b.bytes - a.bytes })
 	for _, h := range holders {
-		if excess <= 0 {
+		if excess <= 0 || h.bytes < smallHolder && logs > limit/2 { // what helps then is that rooms are flushed
 			break
 		}
 		excess -= h.bytes

@@ -62,9 +62,9 @@ func (l *loop) resumeFrame(p *peer, data []byte) (rest []byte) {
 	}
 	part := in.part
 	in.part, in.need = nil, 0 // part must not be released while it is handled
+	defer putBuffer(part)     // also after a panic
 	h, _ := parseHeader(part.b)
 	l.frame(p, h, part.b)
-	putBuffer(part)
 	return data[n:]
 }
 
@@ -130,11 +130,11 @@ func (l *loop) frame(p *peer, h header, b []byte) {
 	}
 }
 
-// pay takes a frame of n bytes from p's rates. The answer to our ping is free, so that silent peers need no
-// memory for rates.
+// pay takes a frame of n bytes from p's rates. One ping or pong is free after the upgrade and after each of our
+// pings, so that silent peers need no memory for rates.
 func (l *loop) pay(p *peer, h header, payload []byte, n int) {
-	if l.awaitsPong && h.first == finBit|opText && string(payload) == "pong" {
-		l.awaitsPong = false
+	if l.freeBeat && h.first == finBit|opText && (string(payload) == "pong" || string(payload) == "ping") {
+		l.freeBeat = false
 		return
 	}
 	l.pacer.take(p, n, h.fin())
@@ -151,9 +151,9 @@ func (l *loop) fragment(p *peer, h header, payload []byte) {
 	in.message = appendTo(in.message, payload, maxServerHeader+l.srv.cfg.MaxMessage)
 	if h.fin() {
 		message := in.message
-		in.message = nil // must not be released while it is handled
+		in.message = nil         // must not be released while it is handled
+		defer putBuffer(message) // also after a panic
 		l.message(p, in.opcode, message.b, maxServerHeader)
-		putBuffer(message)
 	}
 }
 

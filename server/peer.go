@@ -158,6 +158,6 @@ func (p *peer) open(relayID, peerID, answer []byte) upgrade.Refusal {
 	}
 	srv.wheels[phaseHead].Remove(p)
 	srv.wheels[phaseOpen].AddSpread(p)
-	p.heard = true
+	p.heard, p.holds = true, p.holds|fresh
 	return ""
 }

@@ -58,7 +58,8 @@ type pacer struct {
 	loop  *loop         // static
 	now   time.Duration // taken at the beginning of each turn
 	paces []*pace       // by slot; nil where the buckets are full. A silent peer needs none
-	held  []*peer       // held back
+	held  []*peer       // held back; those that had no turn for longest come first
+	late  []*peer       // held back, after held: they have been served since the last release
 	timed bool          // a timer is running that will post release
 }
 
@@ -127,14 +128,27 @@ func (c *pacer) over(p *peer) bool {
 	return c.rates.roomBytes > 0 && p.Room().Over(c.now, c.rates.roomBytes, c.rates.roomBurst)
 }
 
-// hold holds p back until release finds that it may go on.
-func (c *pacer) hold(p *peer) {
-	if x := c.pace(p); x.since == 0 {
+// hold holds p back until release finds that it may go on, or closes it if that has lasted for too long.
+// served says that something of p was served in this turn. Such a peer comes after those that were not: when a
+// relay is over its rate, each of its members gets a share.
+func (c *pacer) hold(p *peer, served bool) {
+	x := c.pace(p)
+	switch {
+	case x.since == 0:
 		x.since = c.now
 		c.loop.srv.stats.heldBack.Add(1)
+	case served && c.now-x.since >= c.rates.timeout:
+		p.inTurns = true
+		c.loop.turns = append(c.loop.turns, p)
+		c.loop.closeWith(p, closingRate)
+		return
 	}
 	p.inTurns = true
-	c.held = append(c.held, p)
+	if served {
+		c.late = append(c.late, p)
+	} else {
+		c.held = append(c.held, p)
+	}
 	if !c.timed {
 		c.timed = true
 		c.startTimer()
@@ -149,6 +163,9 @@ func (c *pacer) startTimer() {
 // have been held back for too long.
 func (c *pacer) release() {
 	c.begin()
+	c.held = append(c.held, c.late...)
+	clear(c.late)
+	c.late = c.late[:0]
 	still := c.held[:0]
 	for _, p := range c.held {
 		switch {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"io"
 	"testing"
 	"time"
 
@@ -161,6 +162,8 @@ func TestRateCountsFrames(t *testing.T) {
 func TestRateOfSilentPeers(t *testing.T) {
 	s := start(t, "MESSAGE_RATE=1", "MESSAGE_BURST=1", "BYTE_RATE=1", "BYTE_BURST=1", "CONNECTION_CHECK_INTERVAL=20ms")
 	c := open(t, s, "r", "p")
+	c.send(text("ping"))
+	c.wantFrame(1, "pong")
 	for range 5 {
 		c.in.Discard(len(pingFrame))
 		c.send(text("pong"))
@@ -171,3 +174,53 @@ func TestRateOfSilentPeers(t *testing.T) {
 		}
 	})
 }
+
+// A peer that is always within its rate when it is looked at, but always has sent more, is closed, too.
+func TestRateClosesWhoeverNeverPauses(t *testing.T) {
+	f := func(environ ...string) {
+		t.Helper()
+		s := start(t, environ...)
+		patientPacers(s, 300*time.Millisecond)
+		sender, listener := open(t, s, "r", "sender"), open(t, s, "r", "listener")
+		go discard(listener)
+		go flood(sender, maskedFrame(0x82, make([]byte, 1000)))
+		sender.wantCloseFrame(1008)
+		sender.Close()
+		eventually(t, "it is closed", func() bool { return s.Stats().Closed["rate"] == 1 })
+	}
+	f("MESSAGE_RATE=1000", "MESSAGE_BURST=1")
+	f("BYTE_RATE=1000000", "BYTE_BURST=1000")
+	f("ROOM_BYTE_RATE=1000000", "ROOM_BYTE_BURST=1000")
+}
+
+// One peer cannot use up its relay's rate alone: another that sends little is heard, and not closed.
+func TestRoomRateIsShared(t *testing.T) {
+	s := start(t, "ROOM_BYTE_RATE=100000", "ROOM_BYTE_BURST=1000")
+	patientPacers(s, time.Hour)
+	flooder, modest, listener := open(t, s, "r", "flooder"), open(t, s, "r", "modest"), open(t, s, "r", "listener")
+	go discard(modest)
+	go flood(flooder, maskedFrame(0x82, make([]byte, 1000)))
+	eventually(t, "the flooder is held back", func() bool { return s.Stats().HeldBack > 0 })
+	for n := range 5 {
+		modest.send(maskedFrame(0x82, numbered(n)))
+		for {
+			if _, b := listener.frame(); len(b) == 8 {
+				break
+			}
+		}
+	}
+	flooder.Close()
+}
+
+// flood sends frame until the connection ends.
+func flood(c *raw, frame []byte) {
+	many := bytes.Repeat(frame, 50)
+	for {
+		if _, err := c.Write(many); err != nil {
+			return
+		}
+	}
+}
+
+// discard reads until the connection ends.
+func discard(c *raw) { _, _ = io.Copy(io.Discard, c.TCPConn) }

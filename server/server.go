@@ -48,6 +48,7 @@ type Server struct {
 	nextLoop     int       // the position of the loop that got the last connection
 	acceptLogged time.Time // when a failed accept was logged last
 	waiting      waiting   // connections held back by CONNECT_RATE
+	lastAccepts  bool      // the socket is about to be closed: what waits in it is accepted above every limit
 
 	places       atomic.Int64 // connections within MAX_CONNECTIONS
 	acceptPaused atomic.Bool  // accepting has stopped until a connection closes
@@ -115,7 +116,8 @@ func (s *Server) start() error {
 	}
 	s.budget.limit.Store(s.growthLimit())
 	for in, visit := range visits {
-		s.running.Go(func() { s.turn(s.wheels[in], visit) })
+		wheel := s.wheels[in]
+		s.running.Go(func() { s.turn(wheel, visit) })
 	}
 	s.running.Go(s.reclaim)
 	s.running.Go(s.watchBudget)

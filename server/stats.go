@@ -84,6 +84,7 @@ func (s Stats) MarshalLogObject(o zapcore.ObjectEncoder) error {
 	o.AddInt64("accepted", s.Accepted)
 	o.AddInt64("upgraded", s.Upgraded)
 	o.AddInt64("accept_errors", s.AcceptErrors)
+	o.AddInt64("held_back", s.HeldBack)
 	o.AddInt64("panics", s.Panics)
 	zap.Object("refused", counters(s.Refused)).AddTo(o)
 	zap.Object("closed", counters(s.Closed)).AddTo(o)

@@ -60,9 +60,11 @@ func (s *Server) takeOver() {
 	}
 }
 
-// stopAccepting prepares the end of accepting: closeListener comes after Server.handover.
+// stopAccepting prepares the end of accepting: closeListener comes after Server.handover. Until then whoever
+// is accepted is let in.
 func (l *loop) stopAccepting(*peer) {
 	s := l.srv
+	l.endWaiting()
 	if s.listener < 0 || s.inherited {
 		return
 	}
@@ -81,6 +83,7 @@ func (l *loop) closeListener(*peer) {
 		return
 	}
 	if !s.inherited {
+		s.lastAccepts = true
 		for range maxQueued / acceptsPerRound {
 			before := s.stats.accepted.Load()
 			l.acceptAll()
@@ -89,7 +92,6 @@ func (l *loop) closeListener(*peer) {
 			}
 		}
 	}
-	l.dropWaiting()
 	l.ignoreListener(nil) // closing does not do that while systemd has the socket, too
 	_ = syscall.Close(s.listener)
 	s.listener = -1

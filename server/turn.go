@@ -65,11 +65,12 @@ func (p *peer) mustWait() bool { return p.phase == phaseOpen && p.Room().Full() 
 // second case p has another turn in the next round.
 func (l *loop) turn(p *peer) {
 	defer l.recover(p)
-	l.work = turnWork
+	work := turnWork
 	crowd := l.ready == maxEvents || len(l.turns) >= maxEvents
 	if crowd {
-		l.work = crowdWork
+		work = crowdWork
 	}
+	l.work = work
 	if l.pacer != nil {
 		l.pacer.begin()
 	}
@@ -80,7 +81,7 @@ func (l *loop) turn(p *peer) {
 		case p.phase == phaseHead && p.waits():
 			return // no more answers until the client reads these; onReady goes on
 		case l.pacer != nil && l.pacer.over(p):
-			l.pacer.hold(p)
+			l.pacer.hold(p, l.work < work)
 			return
 		case l.work <= 0, p.mustWait(), p.phase <= phaseOpen && l.srv.overLimit():
 			p.inTurns = true
@@ -131,9 +132,14 @@ func (l *loop) serveLater(p *peer) {
 	in := p.in
 	x, from := in.later, in.laterFrom
 	in.later, in.laterFrom = nil, 0 // x must not be released while it is served
-	rest := l.serve(p, x.b[from:])
+	var rest []byte
+	defer func() {
+		if len(rest) == 0 { // also after a panic
+			putBuffer(x)
+		}
+	}()
+	rest = l.serve(p, x.b[from:])
 	if len(rest) == 0 {
-		putBuffer(x)
 		return
 	}
 	in = p.input()
@@ -143,7 +149,8 @@ func (l *loop) serveLater(p *peer) {
 // serve handles data from p. It returns the end of data that is not handled because the turn's work is
 // done, the room is full or p is over a rate. It writes to data.
 func (l *loop) serve(p *peer, data []byte) (rest []byte) {
-	l.awaitsPong, p.heard = !p.heard, true
+	l.freeBeat = !p.heard || p.holds&fresh != 0
+	p.heard, p.holds = true, p.holds&^fresh
 	for len(data) > 0 && l.work > 0 && !p.mustWait() && (l.pacer == nil || !l.pacer.over(p)) {
 		switch p.phase {
 		case phaseHead:
