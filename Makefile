@@ -39,8 +39,8 @@ test: ## every test
 	@case "$(TAGS)" in $(ALL_TAGS)) ;; *) echo "without the tests for which chromium, node or haproxy is not installed" ;; esac
 	@set -e; for m in $(MODULES); do $(GO) -C $$m test -count=1 -tags "$(TAGS)" ./...; done
 
-race: ## every test under the race detector, in random order
-	@set -e; for m in $(MODULES); do CGO_ENABLED=1 $(GO) -C $$m test -count=1 -race -shuffle=on -tags "$(TAGS)" ./...; done
+race: ## every test under the race detector, in random order, with fewer repeats
+	@set -e; for m in $(MODULES); do CGO_ENABLED=1 $(GO) -C $$m test -count=1 -short -race -shuffle=on -tags "$(TAGS)" ./...; done
 
 lint: ## go vet, staticcheck, gofumpt
 	@set -e; for m in $(MODULES); do $(GO) -C $$m vet -tags $(ALL_TAGS) ./...; $(GO) -C $$m run $(STATICCHECK) -tags $(ALL_TAGS) ./...; done
