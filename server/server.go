@@ -25,7 +25,7 @@ import (
 )
 
 // deadlineSlots is the number of slots of the wheels that watch deadlines. A deadline is reported up to 1/31
-// late, never early.
+// late. When a wheel's hand was held up it hurries afterwards, and a deadline may come up to an eighth early.
 const deadlineSlots = 32
 
 // Server is a relay. It is made by Listen.
