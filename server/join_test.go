@@ -18,9 +18,9 @@ import (
 // reaches it. The defect that these tests are for (a 101 that left before its peer
 // was in the room) showed only with two loops, and most often on busy cores.
 
-// joins is the number of newcomers in each test.
+// joins is the number of newcomers in each test: fewer where one loop does all in order.
 func joins() int {
-	if raceEnabled || testing.Short() {
+	if raceEnabled || testing.Short() || testLoops == 1 {
 		return 2500
 	}
 	return 25_000
