@@ -18,7 +18,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/coder/websocket"
 )
@@ -88,9 +87,8 @@ func startBalancer(t *testing.T, balance string) *balancer {
 // awaitUp waits until HAProxy's checks find the relays as up says.
 func (b *balancer) awaitUp(t *testing.T, up ...bool) {
 	t.Helper()
-	for end := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
+	eventually(t, fmt.Sprint("HAProxy finds the relays up as in ", up), func() bool {
 		stat := b.tell("show stat")
-		matches := true
 		for i, name := range []string{"a", "b"} {
 			// pxname, svname, …, status in column 17, …, check_status in column 36
 			found := false
@@ -100,15 +98,12 @@ func (b *balancer) awaitUp(t *testing.T, up ...bool) {
 					found = up[i] && f[17] == "UP" && f[36] == "L7OK" || !up[i] && f[17] == "DOWN"
 				}
 			}
-			matches = matches && found
+			if !found {
+				return false
+			}
 		}
-		if matches {
-			return
-		}
-		if time.Now().After(end) {
-			t.Fatalf("HAProxy does not find the relays up or not as %v says:\n%s", up, stat)
-		}
-	}
+		return true
+	})
 }
 
 // tell gives HAProxy's runtime API a command and returns the answer, "" if there is none yet.
@@ -165,7 +160,8 @@ func (b *balancer) join(t *testing.T, from, relayID, peerID string) *guest {
 		t.Fatalf("%s of %s, from %s: %v", peerID, relayID, from, err)
 	}
 	t.Cleanup(func() { _ = g.CloseNow() })
-	for end := time.Now().Add(patience); ; time.Sleep(time.Millisecond) { // the log may come after the pong
+	// The log may come after the pong.
+	eventually(t, fmt.Sprintf("a relay's log has %s of %s", peerID, relayID), func() bool {
 		for i, r := range b.relays {
 			for line := range strings.SplitSeq(r.logs.text(), "\n") {
 				var f struct{ Msg, Remote, Relay_id, Peer_id string }
@@ -174,14 +170,13 @@ func (b *balancer) join(t *testing.T, from, relayID, peerID string) *guest {
 						t.Errorf("the log says that %s of %s came from %s, want %s", peerID, relayID, f.Remote, g.local)
 					}
 					g.served = i
-					return g
+					return true
 				}
 			}
 		}
-		if time.Now().After(end) {
-			t.Fatalf("no relay's log has %s of %s", peerID, relayID)
-		}
-	}
+		return false
+	})
+	return g
 }
 
 // wantTalk lets two peers exchange a message each way.

@@ -175,31 +175,24 @@ func TestMemoryBudget(t *testing.T) {
 			c.Close()
 		}
 	}
-	for end := time.Now().Add(30 * time.Second); r.resident(t) > before+most; time.Sleep(100 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("%d MiB before, %d MiB 30 s after", before>>20, r.resident(t)>>20)
-		}
-	}
+	eventually(t, "memory is given back", func() bool { return r.resident(t) <= before+most })
 }
 
 // wantShortOfMemory waits until an upgrade is refused for lack of memory.
 func wantShortOfMemory(t *testing.T, addr string) {
 	t.Helper()
-	for end := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+	var header http.Header
+	eventually(t, "an upgrade is answered with 503", func() bool {
 		c, err := net.Dial("tcp", addr)
 		if err != nil {
 			t.Fatal(err)
 		}
-		status, header := upgrade(t, c, "x", "y")
-		c.Close()
-		if status == http.StatusServiceUnavailable {
-			if after, err := strconv.Atoi(header.Get("Retry-After")); err != nil || after < 1 {
-				t.Errorf("Retry-After is %q, want some seconds", header.Get("Retry-After"))
-			}
-			return
-		}
-		if time.Now().After(end) {
-			t.Fatalf("an upgrade is still answered with %d, want 503", status)
-		}
+		defer c.Close()
+		status := 0
+		status, header = upgrade(t, c, "x", "y")
+		return status == http.StatusServiceUnavailable
+	})
+	if after, err := strconv.Atoi(header.Get("Retry-After")); err != nil || after < 1 {
+		t.Errorf("Retry-After is %q, want some seconds", header.Get("Retry-After"))
 	}
 }

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -41,11 +42,7 @@ func readmeClient(t *testing.T, addr string) string {
 // awaitConnected waits until n peers have connected since the start.
 func (r *relay) awaitConnected(t *testing.T, n int) {
 	t.Helper()
-	for end := time.Now().Add(patience); strings.Count(r.logs.text(), `"peer connected"`) < n; time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("%d peers have not connected:\n%s", n, r.logs.text())
-		}
-	}
+	eventually(t, fmt.Sprint(n, " peers have connected"), func() bool { return strings.Count(r.logs.text(), `"peer connected"`) >= n })
 }
 
 // gateway forwards connections to a relay.
@@ -146,11 +143,8 @@ func newWitness(t *testing.T, r *relay) *witness {
 // awaitHeartbeats waits for four pings: in between each peer has had three.
 func (w *witness) awaitHeartbeats() {
 	w.t.Helper()
-	for want, end := w.pings.Load()+4, time.Now().Add(patience); w.pings.Load() < want; time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(end) {
-			w.t.Fatal("the witness is not pinged")
-		}
-	}
+	want := w.pings.Load() + 4
+	eventually(w.t, "the witness is pinged", func() bool { return w.pings.Load() >= want })
 }
 
 // wantHeard waits for the next text on a channel.

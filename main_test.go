@@ -25,6 +25,16 @@ import (
 // patience bounds every wait; only a failure reaches it.
 const patience = 30 * time.Second
 
+// eventually polls until ok, for what no message announces.
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("not within %v: %s", patience, what)
+		}
+	}
+}
+
 // binary is the built relay, made once for all tests.
 var binary = sync.OnceValues(func() (string, error) {
 	dir, err := os.MkdirTemp("", "relaygate")

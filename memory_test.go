@@ -76,18 +76,16 @@ func TestMemoryIsGivenBack(t *testing.T) {
 	before := r.resident(t)
 	givenBack := func(what string) {
 		t.Helper()
-		began, highest := time.Now(), 0
-		for {
-			now := r.resident(t)
-			if highest = max(highest, now); now <= before+most {
-				t.Logf("%s: %d MiB, at least %d MiB in between, %d MiB after %v",
-					what, before>>20, highest>>20, now>>20, time.Since(began).Round(time.Second))
-				return
-			}
-			if time.Since(began) > within {
-				t.Fatalf("%s: %d MiB before, %d MiB after %v", what, before>>20, now>>20, within)
-			}
-			time.Sleep(100 * time.Millisecond)
+		began, highest, now := time.Now(), 0, 0
+		eventually(t, what+": memory is given back", func() bool {
+			now = r.resident(t)
+			highest = max(highest, now)
+			return now <= before+most
+		})
+		took := time.Since(began).Round(time.Second)
+		t.Logf("%s: %d MiB, at least %d MiB in between, %d MiB after %v", what, before>>20, highest>>20, now>>20, took)
+		if took > within {
+			t.Errorf("%s: memory was given back after %v, want %v", what, took, within)
 		}
 	}
 
@@ -122,11 +120,7 @@ func TestMemoryIsGivenBack(t *testing.T) {
 		}
 		flood = append(flood, c)
 	}
-	for end := time.Now().Add(patience); r.resident(t) < before+180<<20; time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("%d MiB are held for 200 unfinished messages of 1 MiB", (r.resident(t)-before)>>20)
-		}
-	}
+	eventually(t, "200 unfinished messages of 1 MiB are held", func() bool { return r.resident(t) >= before+180<<20 })
 	for _, c := range flood {
 		c.Close()
 	}

@@ -55,11 +55,7 @@ func TestSecondSignal(t *testing.T) {
 	if err := r.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	for end := time.Now().Add(patience); !strings.Contains(r.logs.text(), `"draining"`); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("it does not drain")
-		}
-	}
+	eventually(t, "it drains", func() bool { return strings.Contains(r.logs.text(), `"draining"`) })
 	res, err := http.Get("http://" + r.addr + "/readyz")
 	if err != nil {
 		t.Fatal(err)

@@ -3,7 +3,6 @@ package server
 import (
 	"bytes"
 	"testing"
-	"time"
 )
 
 // TestPanicReleasesInput: what was kept of a peer's input is not counted any more when handling it has failed.
@@ -21,15 +20,15 @@ func TestPanicReleasesInput(t *testing.T) {
 			p := peerOf(t, s, "victim")
 			wheel := s.wheels[phaseFinishing]
 			p.inLoop(func(*loop) { s.wheels[phaseFinishing] = nil }) // which panics at the close frame
+			restore := func() { p.inLoop(func(*loop) { s.wheels[phaseFinishing] = wheel }) }
+			defer restore()
 			go discard(victim)
 			for _, part := range parts {
 				victim.send(part)
 				p.inLoop(func(*loop) {})
 			}
-			for end := time.Now().Add(patience); s.stats.panics.Load() == 0 && time.Now().Before(end); {
-				time.Sleep(time.Millisecond)
-			}
-			p.inLoop(func(*loop) { s.wheels[phaseFinishing] = wheel })
+			eventually(t, "there is a panic", func() bool { return s.stats.panics.Load() > 0 })
+			restore()
 			wantNothingHeld(t, s)
 		})
 	}
