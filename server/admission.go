@@ -195,13 +195,7 @@ func (p *peer) releaseRelay() {
 // proxyHeader cuts the PROXY header off data and what came of it before. It keeps an incomplete one, and
 // returns the bytes that follow.
 func (l *loop) proxyHeader(p *peer, data []byte) (rest []byte) {
-	block, had := data, 0
-	if p.in != nil && p.in.part != nil {
-		in := p.in
-		had = len(in.part.b)
-		in.part = appendTo(in.part, data[:min(len(data), proxy.MaxSize-had)], proxy.MaxSize)
-		block = in.part.b
-	}
+	block, had := p.gather(data, proxy.MaxSize)
 	size, named, err := proxy.Parse(block)
 	switch version := proxy.Detect(block); {
 	case version == proxy.None && l.srv.cfg.ProxyProtocol == ProxyOptional:

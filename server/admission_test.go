@@ -1,7 +1,6 @@
 package server
 
 import (
-	"context"
 	"fmt"
 	"net"
 	"net/http"
@@ -120,11 +119,7 @@ func unwatched(t *testing.T, environ ...string) (*Server, func()) {
 		t.Fatal(err)
 	}
 	return s, func() {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		defer cancel()
-		if err := s.Drain(ctx); err != nil {
-			t.Errorf("drain: %v", err)
-		}
+		drain(t, s)
 		wantNothingHeld(t, s)
 		wantNoCounts(t, s)
 	}
@@ -346,11 +341,7 @@ func TestDescriptorsPerLoop(t *testing.T) {
 		t.Fatal(err)
 	}
 	taken := descriptors(t) - before
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	if err := s.Drain(ctx); err != nil {
-		t.Error(err)
-	}
+	drain(t, s)
 	if taken > 10*filesPerLoop+ownFiles/2 {
 		t.Errorf("10 loops take %d descriptors, reserved are %d", taken, 10*filesPerLoop+ownFiles)
 	}

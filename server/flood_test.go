@@ -2,7 +2,6 @@ package server
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"io"
 	"runtime"
@@ -131,11 +130,7 @@ func TestDrainBesideAFlood(t *testing.T) {
 		}
 		eventually(t, "the flood is on", func() bool { return heard.Load() > 20_000 })
 		close(draining)
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		if err := s.Drain(ctx); err != nil {
-			t.Error(err)
-		}
-		cancel()
+		drain(t, s)
 		group.Wait()
 		wantNothingHeld(t, s)
 	}

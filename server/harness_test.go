@@ -81,11 +81,7 @@ func startWith(t testing.TB, log *zap.Logger, environ ...string) *Server {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		defer cancel()
-		if err := s.Drain(ctx); err != nil {
-			t.Errorf("drain: %v", err)
-		}
+		drain(t, s)
 		wantNothingHeld(t, s)
 		wantNoCounts(t, s)
 		if n := s.Stats().Panics; n > 0 {
@@ -93,6 +89,16 @@ func startWith(t testing.TB, log *zap.Logger, environ ...string) *Server {
 		}
 	})
 	return s
+}
+
+// drain stops s.
+func drain(t testing.TB, s *Server) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := s.Drain(ctx); err != nil {
+		t.Errorf("drain: %v", err)
+	}
 }
 
 func wantNothingHeld(t testing.TB, s *Server) {

@@ -30,6 +30,18 @@ func (p *peer) input() *input {
 	return p.in
 }
 
+// gather returns data, or what is kept of a request or header together with the beginning of data, up to most
+// bytes. had is how many of the bytes were kept before.
+func (p *peer) gather(data []byte, most int) (block []byte, had int) {
+	if p.in == nil || p.in.part == nil {
+		return data, 0
+	}
+	in := p.in
+	had = len(in.part.b)
+	in.part = appendTo(in.part, data[:min(len(data), most-had)], most)
+	return in.part.b, had
+}
+
 // releaseInput drops p's unfinished input.
 func (p *peer) releaseInput() {
 	if in := p.in; in != nil {

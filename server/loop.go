@@ -69,6 +69,8 @@ const (
 //  3. it does the tasks that other goroutines have posted, if it was woken for them;
 //  4. it flushes the rooms in which something was published in the round before.
 //
+// Steps 1 and 2, and the flush of one room, end after sliceTime: what is left of them comes in the next round.
+//
 // It returns to nbio when nothing is left to do and no event came, or a single one. The pollset reports later
 // events again. So an idle loop flushes a message right after reading it, and under load batches grow by
 // themselves.

@@ -138,9 +138,7 @@ func (c *pacer) hold(p *peer, served bool) {
 		x.since = c.now
 		c.loop.srv.stats.heldBack.Add(1)
 	case served && c.now-x.since >= c.rates.timeout:
-		p.inTurns = true
-		c.loop.turns = append(c.loop.turns, p)
-		c.loop.closeWith(p, closingRate)
+		c.giveUp(p)
 		return
 	}
 	p.inTurns = true
@@ -153,6 +151,13 @@ func (c *pacer) hold(p *peer, served bool) {
 		c.timed = true
 		c.startTimer()
 	}
+}
+
+// giveUp closes p. It is read on, to its answer.
+func (c *pacer) giveUp(p *peer) {
+	p.inTurns = true
+	c.loop.turns = append(c.loop.turns, p)
+	c.loop.closeWith(p, closingRate)
 }
 
 func (c *pacer) startTimer() {
@@ -172,8 +177,7 @@ func (c *pacer) release() {
 		case !c.over(p): // or it is not open any more
 			c.loop.turns = append(c.loop.turns, p)
 		case c.now-c.paces[p.slot].since >= c.rates.timeout:
-			c.loop.turns = append(c.loop.turns, p)
-			c.loop.closeWith(p, closingRate)
+			c.giveUp(p)
 		default:
 			still = append(still, p)
 		}

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -14,18 +15,9 @@ import (
 // numbered is a message of 8 bytes that holds n.
 func numbered(n int) []byte { return binary.BigEndian.AppendUint64(nil, uint64(n)) }
 
-// onLoops calls f in each loop, one after another.
-func onLoops(s *Server, f func(*loop)) {
-	for _, l := range s.loops {
-		done := make(chan struct{})
-		l.post(task{do: func(l *loop, _ *peer) { f(l); close(done) }})
-		<-done
-	}
-}
-
 // patientPacers lets peers be held back for this long.
 func patientPacers(s *Server, timeout time.Duration) {
-	onLoops(s, func(l *loop) { l.pacer.rates.timeout = timeout })
+	s.onLoops(func(l *loop) { l.pacer.rates.timeout = timeout })
 }
 
 // A peer that sends more than the burst at once is held back: everything arrives, no faster than the rate
@@ -119,15 +111,15 @@ func TestRateForgives(t *testing.T) {
 			hearBytes(t, listener, websocket.MessageBinary, numbered(n*5+i))
 		}
 		eventually(t, "the sender has a break", func() bool {
-			held := 0
-			onLoops(s, func(l *loop) {
+			var held atomic.Int32
+			s.onLoops(func(l *loop) {
 				for _, x := range l.pacer.paces {
 					if x != nil && x.since != 0 {
-						held++
+						held.Add(1)
 					}
 				}
 			})
-			return held == 0
+			return held.Load() == 0
 		})
 	}
 	if st := s.Stats(); st.HeldBack < 10 || st.Closed["rate"] != 0 {
@@ -168,7 +160,7 @@ func TestRateOfSilentPeers(t *testing.T) {
 		c.in.Discard(len(pingFrame))
 		c.send(text("pong"))
 	}
-	onLoops(s, func(l *loop) {
+	s.onLoops(func(l *loop) {
 		if n := len(l.pacer.paces); n > 0 {
 			t.Errorf("%d places for buckets, want none", n)
 		}

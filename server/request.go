@@ -13,12 +13,10 @@ func (l *loop) head(p *peer, data []byte) (rest []byte) {
 	if p.holds&awaitsHeader != 0 {
 		return l.proxyHeader(p, data)
 	}
-	block, had, seen := data, 0, 0
-	if p.in != nil && p.in.part != nil {
-		in := p.in
-		had, seen = len(in.part.b), in.scanned
-		in.part = appendTo(in.part, data[:min(len(data), upgrade.MaxHeadBytes-had)], upgrade.MaxHeadBytes)
-		block = in.part.b
+	block, had := p.gather(data, upgrade.MaxHeadBytes)
+	seen := 0
+	if had > 0 {
+		seen = p.in.scanned
 	}
 	before := len(l.out)
 	answer, n, v := l.handshaker.Answer(l.out, block, seen)

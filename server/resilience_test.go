@@ -2,7 +2,6 @@ package server
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -231,11 +230,7 @@ func TestPanicEndsOneConnection(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		defer cancel()
-		if err := s.Drain(ctx); err != nil {
-			t.Error(err)
-		}
+		drain(t, s)
 	}()
 	other := join(t, s, "r", "other")
 	victim := dial(t, s)
@@ -297,11 +292,7 @@ func losesOnlyTheVictim(t *testing.T, provoke func(s *Server, victim *raw) (repa
 		if t.Failed() {
 			return // a loop that waits for a lock cannot be drained
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		defer cancel()
-		if err := s.Drain(ctx); err != nil {
-			t.Error(err)
-		}
+		drain(t, s)
 		wantNothingHeld(t, s)
 	}()
 	var all []*raw

@@ -1,7 +1,6 @@
 package server
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -179,11 +178,7 @@ func TestListenOn(t *testing.T) {
 		}
 		var group sync.WaitGroup
 		group.Go(func() { c.wantClose(1001) })
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		if err := s.Drain(ctx); err != nil {
-			t.Error(err)
-		}
-		cancel()
+		drain(t, s)
 		group.Wait()
 		wantNothingHeld(t, s)
 		between, err := net.Dial("tcp", s.Addr().String()) // nobody accepts it until the next round
