@@ -125,6 +125,10 @@ func (l *loop) add(a *arrival) {
 	now := s.now()
 	p := &peer{loop: l, fd: a.fd, slot: l.takeSlot(), born: now, spoke: now, holds: a.holds}
 	l.peers[p.slot] = p
+	if s.access != nil {
+		l.relayed = append(l.relayed, make([]uint32, len(l.peers)-len(l.relayed))...)
+		l.relayed[p.slot] = 0
+	}
 	if l.clients != nil {
 		*l.clients.at(p.slot) = a.client
 	}

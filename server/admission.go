@@ -58,7 +58,9 @@ func (s *Server) readsProxyHeaders() bool {
 }
 
 // needsAddresses reports whether loops keep their clients' addresses.
-func (s *Server) needsAddresses() bool { return s.readsProxyHeaders() || s.addresses != nil }
+func (s *Server) needsAddresses() bool {
+	return s.readsProxyHeaders() || s.addresses != nil || s.cfg.AccessLog
+}
 
 // refuses returns why no upgrade is let in at the moment, or "" if they are.
 func (s *Server) refuses() upgrade.Refusal {

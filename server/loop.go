@@ -86,6 +86,7 @@ type loop struct {
 	handled     int            // of these, how many have been handled: the others are left for the next round
 	peers       []*peer        // by slot; nil where the slot is free
 	clients     *clients       // by slot; nil if no setting needs addresses
+	relayed     []uint32       // messages from each peer, by slot; nil unless ACCESS_LOG is set
 	free        []int32        // slots
 	freed       []int32        // slots that become free at the end of the round
 	turns       []*peer        // peers not read to the end, in the order of their turns

@@ -33,6 +33,7 @@ type Server struct {
 	// Static after Listen.
 	cfg       Config
 	log       *zap.Logger
+	access    *zap.Logger // nil unless ACCESS_LOG is set
 	began     time.Time
 	table     *router.Table
 	wheels    [phases]*health.Wheel[*peer]
@@ -95,7 +96,10 @@ func ListenOn(files []*os.File, cfg Config, log *zap.Logger) (*Server, error) {
 }
 
 func newServer(cfg Config, log *zap.Logger, listener int, addr net.Addr) *Server {
-	s := &Server{cfg: cfg, log: log, began: time.Now(), table: router.NewTable(), stop: make(chan struct{}), listener: listener, addr: addr}
+	s := &Server{
+		cfg: cfg, log: log, access: newAccessLog(&cfg, log), began: time.Now(), table: router.NewTable(),
+		stop: make(chan struct{}), listener: listener, addr: addr,
+	}
 	s.budget.ask = make(chan struct{}, 1)
 	s.prepareAdmission()
 	logging.SetLogger(nbioLogger{log})
