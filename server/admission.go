@@ -126,7 +126,7 @@ func (l *loop) pauseAccepting() bool {
 	if !s.overfull() && s.acceptPaused.CompareAndSwap(true, false) {
 		return false
 	}
-	l.logNotAccepting("cannot accept connections: MAX_CONNECTIONS are open, and as many more as may wait for a refusal", nil)
+	s.stats.acceptPauses.Add(1)
 	l.ignoreListener(nil)
 	return true
 }

@@ -110,8 +110,7 @@ type loop struct {
 	clock   uint32    // the same since the server's start, in hundredths of a second
 	drained *leaves   // the peers' closing in a drain, nil until it begins
 
-	watchLogged time.Time // when a failure to watch a connection was logged last
-	yielded     time.Time // when Go's scheduler was last given a chance
+	yielded time.Time // when Go's scheduler was last given a chance
 
 	// Owned by the loop's goroutine: memory for the next turns, noted and posted.
 	spareTurns []*peer

@@ -45,11 +45,10 @@ type Server struct {
 	addresses *addressTable // nil if nothing is limited per IP
 
 	// Owned by the first loop, which accepts.
-	listener     int       // the listening socket, -1 when it is closed
-	nextLoop     int       // the position of the loop that got the last connection
-	acceptLogged time.Time // when a failed accept was logged last
-	waiting      waiting   // connections held back by CONNECT_RATE
-	lastAccepts  bool      // the socket is about to be closed: what waits in it is accepted above every limit
+	listener    int     // the listening socket, -1 when it is closed
+	nextLoop    int     // the position of the loop that got the last connection
+	waiting     waiting // connections held back by CONNECT_RATE
+	lastAccepts bool    // the socket is about to be closed: what waits in it is accepted above every limit
 
 	places       atomic.Int64 // connections within MAX_CONNECTIONS
 	acceptPaused atomic.Bool  // accepting has stopped until a connection closes
