@@ -5,6 +5,7 @@ import (
 	"context"
 	bin "encoding/binary"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"net"
 	"net/http"
@@ -51,9 +52,16 @@ var binary = sync.OnceValues(func() (string, error) {
 })
 
 // TestMain is also the process that TestStorm starts.
+//
+// Tests that mostly wait call t.Parallel: they run together when all others are done, each with a relay of its own.
+// Those that need the processors to themselves do not.
 func TestMain(m *testing.M) {
 	if told := os.Getenv(stormVariable); told != "" {
 		os.Exit(beStorm(told))
+	}
+	flag.Parse()
+	if err := flag.Set("test.parallel", "64"); err != nil { // they wait, so it is not a matter of processors
+		panic(err)
 	}
 	status := m.Run()
 	if path, err := binary(); err == nil {

@@ -48,6 +48,7 @@ func TestServeUntilSignal(t *testing.T) {
 }
 
 func TestLogLines(t *testing.T) {
+	t.Parallel()
 	const secret, content = "a-secret-token", "what-peers-say"
 	r := startRelay(t, "ADMIN_SECRET="+secret, "LOG_LEVEL=debug", "MAX_MESSAGE_BYTES=4096")
 	a, b := r.join(t, "room", "a", secret), r.join(t, "room", "b", secret)
@@ -232,6 +233,7 @@ func TestTooFewDescriptorsForTheLoops(t *testing.T) {
 // TestDescriptorsRunOut: the relay serves those it has, says so at most once a
 // second, and accepts again when it can.
 func TestDescriptorsRunOut(t *testing.T) {
+	t.Parallel()
 	r := startCommand(t, command(t, []string{"MAX_CONNECTIONS=0"}, "sh", "-c", "ulimit -n 40 && exec RELAYGATE"))
 	a, b := r.join(t, "room", "a"), r.join(t, "room", "b")
 	began := time.Now()

@@ -30,6 +30,7 @@ func (r *relay) resident(t *testing.T) int {
 // TestMemoryIsGivenBack: what waits costs its own bytes, whatever the connection has sent before, and
 // 30 s after a flood the process is as small as it was.
 func TestMemoryIsGivenBack(t *testing.T) {
+	t.Parallel()
 	const peers, most, within = 600, 20 << 20, 30 * time.Second
 	r := startRelay(t)
 	var all []net.Conn

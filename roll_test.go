@@ -25,6 +25,7 @@ const rollPeriod = 3 * time.Second
 func TestRoll(t *testing.T) {
 	for loops := 1; loops <= 2; loops++ {
 		t.Run(fmt.Sprint("EVENT_LOOPS=", loops), func(t *testing.T) {
+			t.Parallel()
 			start := func(port string) *relay {
 				return startRelay(t, "REUSE_PORT=true", "DRAIN_PERIOD=3s", "PORT="+port, fmt.Sprint("EVENT_LOOPS=", loops))
 			}
