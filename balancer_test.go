@@ -190,6 +190,7 @@ func wantTalk(t *testing.T, a, b *guest, text string) {
 
 // TestBalancerBySource: peers with one address meet on one relay; both relays serve some.
 func TestBalancerBySource(t *testing.T) {
+	t.Parallel()
 	b := startBalancer(t, "source")
 	var served [2]int
 	for i := range 12 {
@@ -208,6 +209,7 @@ func TestBalancerBySource(t *testing.T) {
 
 // TestBalancerLeastConn: connections are spread evenly; those peers of a relay that meet on one process hear each other.
 func TestBalancerLeastConn(t *testing.T) {
+	t.Parallel()
 	b := startBalancer(t, "leastconn")
 	var served [2][]*guest
 	for i := range 8 {
@@ -228,6 +230,7 @@ func TestBalancerLeastConn(t *testing.T) {
 // TestBalancerByRelay: with the balancing that deploy/haproxy.cfg has by itself, the peers of a relay meet wherever they
 // come from, and however they write its id.
 func TestBalancerByRelay(t *testing.T) {
+	t.Parallel()
 	b := startBalancer(t, "")
 	var served [2]int
 	for i := range 12 {
@@ -257,6 +260,7 @@ func TestBalancerByRelay(t *testing.T) {
 // TestBalancerTakesOneOut: a process that gets SIGTERM is taken out while peers come. No attempt to connect fails, and
 // its peers, told with 1001, go on with the other.
 func TestBalancerTakesOneOut(t *testing.T) {
+	t.Parallel()
 	b := startBalancer(t, "")
 	leaving := b.join(t, "127.0.3.1", "room", "x")
 	old, other := b.relays[leaving.served], b.relays[1-leaving.served]

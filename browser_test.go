@@ -43,6 +43,7 @@ function open(id, onmessage) {
 </script>`
 
 func TestBrowser(t *testing.T) {
+	t.Parallel()
 	const secret = "s3cret-token"
 	results := make(chan string, 1)
 	mux := http.NewServeMux()
@@ -75,6 +76,7 @@ func TestBrowser(t *testing.T) {
 // TestClientInBrowser: README.md's client stays for several heartbeats, and comes
 // back after its connection is cut and further attempts failed.
 func TestClientInBrowser(t *testing.T) {
+	t.Parallel()
 	r := startRelay(t, clientEnviron...)
 	g := startGateway(t, r)
 	script := readmeClient(t, g.Addr().String())

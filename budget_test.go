@@ -1,10 +1,8 @@
 package main
 
 import (
-	"bufio"
 	bin "encoding/binary"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"slices"
@@ -16,81 +14,13 @@ import (
 	"time"
 )
 
-// smallWindow opens a WebSocket whose socket takes few bytes, so that the rest waits in the relay.
-func smallWindow(t *testing.T, addr, relay, peer string) net.Conn {
+// smallWindow is rawPeer with a socket that takes few bytes, so that the rest waits in the relay.
+func smallWindow(t *testing.T, addr, relayID, peerID string) net.Conn {
 	t.Helper()
-	d := net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
+	c, _ := rawPeerWith(t, &net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
 		return c.Control(func(fd uintptr) { _ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 4096) })
-	}}
-	c, err := d.Dial("tcp", addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Close() })
-	if status, _ := upgrade(t, c, relay, peer); status != http.StatusSwitchingProtocols {
-		t.Fatalf("upgrade: status %d", status)
-	}
+	}}, addr, relayID, peerID)
 	return c
-}
-
-// upgrade asks for an upgrade and reads the answer's header, but no byte more.
-func upgrade(t *testing.T, c net.Conn, relay, peer string) (status int, header http.Header) {
-	t.Helper()
-	fmt.Fprintf(c, "GET /v1?relayId=%s&peerId=%s HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
-		"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n", relay, peer)
-	res, err := http.ReadResponse(bufio.NewReaderSize(oneByOne{c}, 16), nil)
-	if err != nil {
-		t.Fatalf("upgrade: %v", err)
-	}
-	return res.StatusCode, res.Header
-}
-
-// oneByOne reads single bytes.
-type oneByOne struct{ io.Reader }
-
-func (o oneByOne) Read(b []byte) (int, error) { return o.Reader.Read(b[:1]) }
-
-// quietPair is two peers of a relay of their own, one of which answers the other.
-type quietPair struct {
-	ask, answer net.Conn
-	took        []time.Duration // round trips
-	err         error
-}
-
-func newQuietPair(t *testing.T, addr string) *quietPair {
-	t.Helper()
-	p := &quietPair{}
-	p.ask, _ = rawPeer(t, addr, "pair", "a")
-	p.answer, _ = rawPeer(t, addr, "pair", "b")
-	return p
-}
-
-// talk sends numbered messages to and fro until stop is closed. Each must come, unchanged and next.
-func (p *quietPair) talk(stop <-chan struct{}) {
-	got := make([]byte, 10)
-	for n := uint64(0); ; n++ {
-		select {
-		case <-stop:
-			return
-		case <-time.After(time.Millisecond):
-		}
-		payload := bin.BigEndian.AppendUint64(nil, n)
-		began := time.Now()
-		for _, leg := range [...]struct{ from, to net.Conn }{{p.ask, p.answer}, {p.answer, p.ask}} {
-			_ = leg.to.SetReadDeadline(began.Add(patience))
-			if _, p.err = leg.from.Write(clientFrame(0x82, payload)); p.err != nil {
-				return
-			}
-			if _, p.err = io.ReadFull(leg.to, got); p.err != nil {
-				return
-			}
-			if !slices.Equal(got[2:], payload) {
-				p.err = fmt.Errorf("message %d came as %x", n, got)
-				return
-			}
-		}
-		p.took = append(p.took, time.Since(began))
-	}
 }
 
 // TestMemoryBudget: whatever peers do, the process stays below its budget, and a pair that has nothing to do
@@ -106,7 +36,7 @@ func TestMemoryBudget(t *testing.T) {
 		each = 1000
 	}
 	r := startRelay(t, "MEMORY_BUDGET=256MiB")
-	pair := newQuietPair(t, r.addr)
+	pair := newPair(t, r.addr)
 	sender, _ := rawPeer(t, r.addr, "busy", "sender")
 	hostile := make(map[string][]net.Conn)
 	for _, what := range []string{"busy", "half", "fragments"} {
@@ -156,14 +86,8 @@ func TestMemoryBudget(t *testing.T) {
 	close(stop)
 	watching.Wait()
 
-	slices.Sort(pair.took)
-	n := len(pair.took)
-	if pair.err != nil || n == 0 {
-		t.Fatalf("the pair, after %d messages: %v", 2*n, pair.err)
-	}
-	p99 := pair.took[n*99/100]
-	t.Logf("budget %d MiB, %d MiB at the beginning, at most %d MiB; pair: %d round trips, median %v, p99 %v, longest %v",
-		budget>>20, before>>20, highest.Load()>>20, n, pair.took[n/2], p99, pair.took[n-1])
+	t.Logf("budget %d MiB, %d MiB at the beginning, at most %d MiB", budget>>20, before>>20, highest.Load()>>20)
+	_, p99 := pair.times(t)
 	if highest.Load() >= budget {
 		t.Errorf("%d MiB were resident, the budget is %d MiB", highest.Load()>>20, budget>>20)
 	}
@@ -188,9 +112,12 @@ func wantShortOfMemory(t *testing.T, addr string) {
 			t.Fatal(err)
 		}
 		defer c.Close()
-		status := 0
-		status, header = upgrade(t, c, "x", "y")
-		return status == http.StatusServiceUnavailable
+		res, _, err := upgrade(c, "x", "y")
+		if err != nil {
+			t.Fatalf("upgrade: %v", err)
+		}
+		header = res.Header
+		return res.StatusCode == http.StatusServiceUnavailable
 	})
 	if after, err := strconv.Atoi(header.Get("Retry-After")); err != nil || after < 1 {
 		t.Errorf("Retry-After is %q, want some seconds", header.Get("Retry-After"))

@@ -58,6 +58,7 @@ func startNodeClient(t *testing.T, script, name string) nodeClient {
 // TestClientInNode: two of README.md's clients stay for several heartbeats, hear each
 // other, and come back after their connections are cut and further attempts failed.
 func TestClientInNode(t *testing.T) {
+	t.Parallel()
 	r := startRelay(t, clientEnviron...)
 	g := startGateway(t, r)
 	script := filepath.Join(t.TempDir(), "client.js")

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,10 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -21,172 +17,6 @@ import (
 
 	"relaygate/server"
 )
-
-// patience bounds every wait; only a failure reaches it.
-const patience = 30 * time.Second
-
-// eventually polls until ok, for what no message announces.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(patience); !ok(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("not within %v: %s", patience, what)
-		}
-	}
-}
-
-// binary is the built relay, made once for all tests.
-var binary = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "relaygate")
-	if err != nil {
-		return "", err
-	}
-	path := filepath.Join(dir, "relaygate")
-	build := exec.Command("go", "build", "-ldflags", "-X main.commit=abcdef12", "-o", path, ".")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("%w: %s", err, out)
-	}
-	return path, nil
-})
-
-func TestMain(m *testing.M) {
-	status := m.Run()
-	if path, err := binary(); err == nil {
-		_ = os.RemoveAll(filepath.Dir(path))
-	}
-	os.Exit(status)
-}
-
-// relay is a running process of the built binary.
-type relay struct {
-	cmd  *exec.Cmd
-	addr string // host:port
-	logs *lines
-}
-
-// lines collects a process's log.
-type lines struct {
-	mu  sync.Mutex
-	all []string
-	eof chan struct{}
-}
-
-func (l *lines) collect(in *bufio.Scanner, first chan<- map[string]any) {
-	defer close(l.eof)
-	for in.Scan() {
-		l.mu.Lock()
-		l.all = append(l.all, in.Text())
-		l.mu.Unlock()
-		var line map[string]any
-		if json.Unmarshal(in.Bytes(), &line) == nil && line["msg"] == "started" {
-			first <- line
-		}
-	}
-}
-
-func (l *lines) text() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return strings.Join(l.all, "\n")
-}
-
-// command prepares the binary with a fixed environment and, in front, a program to run it through.
-func command(t *testing.T, environ []string, words ...string) *exec.Cmd {
-	t.Helper()
-	path, err := binary()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i := range words {
-		words[i] = strings.ReplaceAll(words[i], "RELAYGATE", path)
-	}
-	c := exec.Command(words[0], words[1:]...)
-	c.Env = append([]string{"HOST=127.0.0.1", "PORT=0", "CONNECTION_CHECK_INTERVAL=24h", "DRAIN_PERIOD=0s", "HEALTH_ADDR=off"}, environ...)
-	return c
-}
-
-// startRelay serves until the test ends.
-func startRelay(t *testing.T, environ ...string) *relay {
-	t.Helper()
-	return startCommand(t, command(t, environ, "RELAYGATE"))
-}
-
-func startCommand(t *testing.T, c *exec.Cmd) *relay {
-	t.Helper()
-	out, err := c.StderrPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := c.Start(); err != nil {
-		t.Fatal(err)
-	}
-	r := &relay{cmd: c, logs: &lines{eof: make(chan struct{})}}
-	started := make(chan map[string]any, 1)
-	go r.logs.collect(bufio.NewScanner(out), started)
-	t.Cleanup(func() {
-		_ = c.Process.Kill()
-		<-r.logs.eof
-		_ = c.Wait()
-	})
-	select {
-	case line := <-started:
-		r.addr = line["address"].(string)
-	case <-r.logs.eof:
-		t.Fatalf("it ended before it served: %s", r.logs.text())
-	case <-time.After(patience):
-		t.Fatalf("it did not start: %s", r.logs.text())
-	}
-	return r
-}
-
-// stop sends a signal and returns the exit status.
-func (r *relay) stop(t *testing.T, sig os.Signal) int {
-	t.Helper()
-	if err := r.cmd.Process.Signal(sig); err != nil {
-		t.Fatal(err)
-	}
-	select {
-	case <-r.logs.eof:
-	case <-time.After(patience):
-		t.Fatalf("it did not end after %v", sig)
-	}
-	_ = r.cmd.Wait()
-	return r.cmd.ProcessState.ExitCode()
-}
-
-func (r *relay) join(t *testing.T, relayID, peerID string, protocols ...string) *websocket.Conn {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	c, _, err := websocket.Dial(ctx, "ws://"+r.addr+"/v1?relayId="+relayID+"&peerId="+peerID,
-		&websocket.DialOptions{Subprotocols: protocols})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = c.CloseNow() })
-	say(t, c, "ping")
-	hear(t, c, "pong")
-	return c
-}
-
-func say(t *testing.T, c *websocket.Conn, text string) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	if err := c.Write(ctx, websocket.MessageText, []byte(text)); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func hear(t *testing.T, c *websocket.Conn, want string) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	if _, b, err := c.Read(ctx); err != nil || string(b) != want {
-		t.Fatalf("heard %q, %v; want %q", b, err, want)
-	}
-}
 
 func TestServeUntilSignal(t *testing.T) {
 	for _, sig := range []os.Signal{syscall.SIGTERM, syscall.SIGINT} {
@@ -218,6 +48,7 @@ func TestServeUntilSignal(t *testing.T) {
 }
 
 func TestLogLines(t *testing.T) {
+	t.Parallel()
 	const secret, content = "a-secret-token", "what-peers-say"
 	r := startRelay(t, "ADMIN_SECRET="+secret, "LOG_LEVEL=debug", "MAX_MESSAGE_BYTES=4096")
 	a, b := r.join(t, "room", "a", secret), r.join(t, "room", "b", secret)
@@ -363,31 +194,26 @@ func TestDescriptorsSuffice(t *testing.T) {
 	for i := range most {
 		last, _ = rawPeer(t, r.addr, "r", fmt.Sprint(i))
 	}
-	refuse := func() int {
+	ask := func() (status int) {
+		t.Helper()
 		c, err := net.Dial("tcp", r.addr)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer c.Close()
-		fmt.Fprint(c, "GET /v1?relayId=r&peerId=p HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
-			"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n")
-		res, err := http.ReadResponse(bufio.NewReader(c), nil)
+		res, _, err := upgrade(c, "r", "p")
 		if err != nil {
 			t.Fatal(err)
 		}
 		return res.StatusCode
 	}
 	for range 100 {
-		if status := refuse(); status != http.StatusServiceUnavailable {
+		if status := ask(); status != http.StatusServiceUnavailable {
 			t.Fatalf("status %d when full, want 503", status)
 		}
 	}
 	last.Close()
-	for end := time.Now().Add(patience); refuse() != http.StatusSwitchingProtocols; {
-		if time.Now().After(end) {
-			t.Fatal("nobody is let in when one has left")
-		}
-	}
+	eventually(t, "somebody is let in when one has left", func() bool { return ask() == http.StatusSwitchingProtocols })
 	if s := r.logs.text(); strings.Contains(s, "too many open files") {
 		t.Errorf("descriptors ran out: %s", s)
 	}
@@ -407,6 +233,7 @@ func TestTooFewDescriptorsForTheLoops(t *testing.T) {
 // TestDescriptorsRunOut: the relay serves those it has, says so at most once a
 // second, and accepts again when it can.
 func TestDescriptorsRunOut(t *testing.T) {
+	t.Parallel()
 	r := startCommand(t, command(t, []string{"MAX_CONNECTIONS=0"}, "sh", "-c", "ulimit -n 40 && exec RELAYGATE"))
 	a, b := r.join(t, "room", "a"), r.join(t, "room", "b")
 	began := time.Now()
@@ -420,13 +247,11 @@ func TestDescriptorsRunOut(t *testing.T) {
 		crowd = append(crowd, c)
 	}
 	const complaint = "cannot accept connections"
-	for end := time.Now().Add(patience); !strings.Contains(r.logs.text(), complaint); {
-		if time.Now().After(end) {
-			t.Fatalf("no line says that descriptors ran out: %s", r.logs.text())
-		}
+	eventually(t, "a line says that descriptors ran out", func() bool {
 		say(t, a, "still here")
 		hear(t, b, "still here")
-	}
+		return strings.Contains(r.logs.text(), complaint)
+	})
 	for time.Since(began) < 1500*time.Millisecond {
 		say(t, a, "still here")
 		hear(t, b, "still here")

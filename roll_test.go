@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -26,6 +25,7 @@ const rollPeriod = 3 * time.Second
 func TestRoll(t *testing.T) {
 	for loops := 1; loops <= 2; loops++ {
 		t.Run(fmt.Sprint("EVENT_LOOPS=", loops), func(t *testing.T) {
+			t.Parallel()
 			start := func(port string) *relay {
 				return startRelay(t, "REUSE_PORT=true", "DRAIN_PERIOD=3s", "PORT="+port, fmt.Sprint("EVENT_LOOPS=", loops))
 			}
@@ -109,10 +109,7 @@ func connectAllTheTime(ctx context.Context, t *testing.T, addr string, connected
 		}
 		defer c.Close()
 		_ = c.(*net.TCPConn).SetLinger(0) // so that the test's ports are free at once
-		_ = c.SetDeadline(time.Now().Add(patience))
-		fmt.Fprintf(c, "GET /v1?relayId=visitors%d&peerId=p HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
-			"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n", connected.Load())
-		res, err := http.ReadResponse(bufio.NewReader(c), nil)
+		res, _, err := upgrade(c, fmt.Sprint("visitors", connected.Load()), "p")
 		if err == nil && res.StatusCode != http.StatusSwitchingProtocols {
 			err = errors.New(res.Status)
 		}
@@ -124,7 +121,7 @@ func connectAllTheTime(ctx context.Context, t *testing.T, addr string, connected
 			return
 		}
 		connected.Add(1)
-		time.Sleep(time.Millisecond)
+		time.Sleep(time.Millisecond) // the pace of the visitors
 	}
 }
 
@@ -152,8 +149,8 @@ func comeBack(ctx context.Context, t *testing.T, addr string, i int, back chan<-
 	}
 }
 
-// pair is two peers of one relay in one process: a numbers what it says, b listens.
-type pair struct {
+// rolledPair is two peers of one relay in one process, until that drains: a numbers what it says, b listens.
+type rolledPair struct {
 	done  sync.WaitGroup
 	acked []time.Time // when the relay had answered the ping behind each message, so the message was published
 	heard []string
@@ -161,13 +158,13 @@ type pair struct {
 	ended [2]error
 }
 
-func startPairs(t *testing.T, r *relay) (all []*pair) {
+func startPairs(t *testing.T, r *relay) (all []*rolledPair) {
 	for i := range 20 {
 		room := fmt.Sprintf("pair%d-%d", r.cmd.Process.Pid, i)
 		a, b := r.join(t, room, "a"), r.join(t, room, "b")
 		say(t, a, "hello")
 		hear(t, b, "hello")
-		p := new(pair)
+		p := new(rolledPair)
 		all = append(all, p)
 		ctx := t.Context()
 		p.done.Go(func() {
@@ -196,7 +193,7 @@ func startPairs(t *testing.T, r *relay) (all []*pair) {
 					return
 				}
 				p.acked = append(p.acked, time.Now())
-				time.Sleep(5 * time.Millisecond)
+				time.Sleep(5 * time.Millisecond) // the pace of the pair
 			}
 		})
 	}
@@ -204,7 +201,7 @@ func startPairs(t *testing.T, r *relay) (all []*pair) {
 }
 
 // verify wants both to have been closed with 1001, and b to have heard all that was published before it was.
-func (p *pair) verify(t *testing.T) {
+func (p *rolledPair) verify(t *testing.T) {
 	t.Helper()
 	p.done.Wait()
 	for _, err := range p.ended {

@@ -29,6 +29,7 @@ func (r *relay) logLine(t *testing.T, msg string) map[string]any {
 
 // TestLeftAreCounted: connections that do not end are cut off at the end of the drain. The status is 0 all the same.
 func TestLeftAreCounted(t *testing.T) {
+	t.Parallel()
 	r := startRelay(t, "DRAIN_PERIOD=100ms")
 	for i := range 3 {
 		rawPeer(t, r.addr, "room", fmt.Sprint(i)) // answers no close frame
@@ -73,6 +74,7 @@ func TestSecondSignal(t *testing.T) {
 
 // TestSystemdIsTold: the start, that the loops are alive, and the stop.
 func TestSystemdIsTold(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "notify")
 	c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
 	if err != nil {
@@ -108,6 +110,7 @@ func TestSystemdIsTold(t *testing.T) {
 // TestSocketActivation: the relay serves the socket that systemd passes. What connects between two processes is
 // served by the second.
 func TestSocketActivation(t *testing.T) {
+	t.Parallel()
 	var lc net.ListenConfig
 	lc.SetMultipathTCP(false)
 	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")

@@ -229,36 +229,6 @@ func TestRecycledBatch(t *testing.T) {
 	f("a large message", flushed())
 }
 
-// A full room's log is kept for the next one: a flood grows it once.
-func TestFullLogIsKept(t *testing.T) {
-	if raceEnabled {
-		return // the race detector makes sync.Pool forget at random
-	}
-	f := func(what string, publish func(r *Room, from *Member)) {
-		t.Helper()
-		members, s := deafRoom(100), new(Scratch)
-		r := members[0].Room()
-		once := func() {
-			for !r.Full() {
-				publish(r, &members[0].Member)
-			}
-			flushAll(r, s)
-		}
-		once()
-		if allocs := testing.AllocsPerRun(50, once); allocs != 0 {
-			t.Errorf("a room full of %s: %v allocations, want 0", what, allocs)
-		}
-	}
-	frame := make([]byte, 1000)
-	f("broadcasts", func(r *Room, from *Member) { r.Publish(from, frame) })
-	f("direct messages", func(r *Room, from *Member) { r.PublishTo(from, []byte("7"), frame) })
-	f("both", func(r *Room, from *Member) {
-		r.Publish(from, frame)
-		r.PublishTo(from, []byte("7"), frame[:50])
-	})
-	f("empty messages", func(r *Room, from *Member) { r.Publish(from, frame[:2]) })
-}
-
 func TestScratchIsBounded(t *testing.T) {
 	table, s := NewTable(), new(Scratch)
 	a, b := joinRoom(table, "r", "a"), joinRoom(table, "r", "b")

@@ -22,44 +22,6 @@ func deafRoom(n int) []*deaf {
 	return members
 }
 
-func TestRelayingDoesNotAllocate(t *testing.T) {
-	if raceEnabled {
-		return // the race detector makes sync.Pool forget at random
-	}
-	frame, target := make([]byte, 130), []byte("7")
-	for _, n := range []int{2, 10, 100, 1000} {
-		members, s := deafRoom(n), new(Scratch)
-		r := members[0].Room()
-		f := func(what string, publish func()) {
-			t.Helper()
-			once := func() {
-				publish()
-				flushAll(r, s)
-			}
-			once()
-			if allocs := testing.AllocsPerRun(500, once); allocs != 0 {
-				t.Errorf("%s in a room of %d: %v allocations, want 0", what, n, allocs)
-			}
-		}
-		f("a broadcast", func() { r.Publish(&members[0].Member, frame) })
-		f("a direct message", func() { r.PublishTo(&members[0].Member, target, frame) })
-		f("a mixture", func() {
-			r.Publish(&members[0].Member, frame)
-			r.PublishTo(&members[1].Member, target, frame)
-			r.Publish(&members[1].Member, frame)
-		})
-		f("a message from everybody", func() {
-			for _, m := range members[:min(n, 100)] {
-				r.Publish(&m.Member, frame)
-			}
-		})
-		f("a drain", func() {
-			r.Publish(&members[0].Member, frame)
-			r.Drain(s)
-		})
-	}
-}
-
 // BenchmarkPublish is a message's way into the log alone: the log is thrown away
 // unread when it is full.
 func BenchmarkPublish(b *testing.B) {

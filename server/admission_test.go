@@ -140,6 +140,7 @@ func wantNoCounts(t testing.TB, s *Server) {
 
 // TestSlotIsFreedBeforeTheUpgrade: connections that never become peers give back what they held, too.
 func TestSlotIsFreedBeforeTheUpgrade(t *testing.T) {
+	t.Parallel()
 	for how, end := range map[string]func(c *raw){
 		"FIN":     func(c *raw) { _ = c.CloseWrite() },
 		"reset":   func(c *raw) { _ = c.SetLinger(0); c.Close() },

@@ -12,6 +12,7 @@ import (
 // TestConnectRate: more connections than the rate allows are answered later, in the order in which they came,
 // and none is refused.
 func TestConnectRate(t *testing.T) {
+	t.Parallel()
 	const rate, burst, clients = 100, 10, 60
 	s := start(t, fmt.Sprint("CONNECT_RATE=", rate), fmt.Sprint("CONNECT_BURST=", burst))
 	began := time.Now()
@@ -42,6 +43,7 @@ func TestConnectRate(t *testing.T) {
 // TestConnectRateRefuses whom it would let wait for longer than HANDSHAKE_TIMEOUT. Those get their answer at
 // once, plain requests too.
 func TestConnectRateRefuses(t *testing.T) {
+	t.Parallel()
 	const clients, waiting = 8, 2
 	s := start(t, "CONNECT_RATE=1", "CONNECT_BURST=1000", "HANDSHAKE_TIMEOUT=3s")
 	s.waiting.limiter.ReserveN(time.Now(), 1000)
@@ -66,6 +68,7 @@ func TestConnectRateRefuses(t *testing.T) {
 
 // TestRefusedTakesNoTurn: a connection that is refused by CONNECT_RATE does not put off those that come later.
 func TestRefusedTakesNoTurn(t *testing.T) {
+	t.Parallel()
 	s := start(t, "CONNECT_RATE=1", "CONNECT_BURST=1000", "HANDSHAKE_TIMEOUT=1s")
 	s.waiting.limiter.ReserveN(time.Now(), 1000)
 	s.waiting.limiter.ReserveN(time.Now(), 10)
@@ -80,6 +83,7 @@ func TestRefusedTakesNoTurn(t *testing.T) {
 
 // TestHandshakeTimeoutBeginsAtTheTurn: the time that a connection waits by CONNECT_RATE is not its own.
 func TestHandshakeTimeoutBeginsAtTheTurn(t *testing.T) {
+	t.Parallel()
 	s := start(t, "CONNECT_RATE=2", "CONNECT_BURST=1", "HANDSHAKE_TIMEOUT=600ms")
 	began := time.Now()
 	dial(t, s)
@@ -112,6 +116,7 @@ func TestGivenUpWhileWaiting(t *testing.T) {
 // TestDrainLetsThoseWaitingIn: whoever waits for its turn when accepting ends is let in while the port is handed
 // over, and otherwise let in or told why not. Nobody is reset.
 func TestDrainLetsThoseWaitingIn(t *testing.T) {
+	t.Parallel()
 	const waiting = 5
 	for _, handover := range []time.Duration{0, time.Second} {
 		s, drain := drainable(t, "CONNECT_RATE=1", "CONNECT_BURST=1", "MAX_CONNECTIONS_PER_IP=100")

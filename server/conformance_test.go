@@ -64,8 +64,7 @@ func run(t *testing.T, cases []rfcCase) {
 				}
 				relayID := fmt.Sprint(i)
 				other := open(t, s, relayID, "other")
-				other.send(text("ping"))
-				other.wantFrame(0x1, "pong")
+				other.awaitHandled()
 				sender := open(t, s, relayID, "sender")
 				size := pieces
 				if size == 0 {

@@ -78,7 +78,7 @@ func TestCloseOfOrdinaryClient(t *testing.T) {
 	f(4000, "of my own")
 }
 
-// Text is judged as a whole: that is when it is complete.
+// Whether text is UTF-8 is judged when the message is complete.
 func TestTextNotUTF8(t *testing.T) {
 	s := start(t)
 	listener := join(t, s, "r", "listener")
@@ -117,8 +117,7 @@ func TestNothingIsRelayedAfterClose(t *testing.T) {
 	listener := join(t, s, "r", "listener")
 	for range 500 {
 		c := open(t, s, "r", "evicted")
-		c.send(text("ping"))
-		c.wantFrame(0x1, "pong")
+		c.awaitHandled()
 		for _, p := range s.wheels[phaseOpen].All() {
 			if p.ID() == "evicted" {
 				go p.inLoop(func(l *loop) { l.closeWith(p, closingHeartbeat) })
@@ -237,9 +236,8 @@ func TestDrainDelivers(t *testing.T) {
 	for range messages {
 		a.send(text("message"))
 	}
-	a.send(text("ping"))
-	a.wantFrame(0x1, "pong") // so all are published
-	// One whose tick never comes.
+	a.awaitHandled() // so all are published
+	// One that publishes and never flushes: only the drain can deliver that.
 	var outsider router.Member
 	outsider.Init("outsider", nil)
 	s.table.All()[0].Publish(&outsider, appendFrame(nil, opText, []byte("last words")))
@@ -256,7 +254,7 @@ func TestDrainDelivers(t *testing.T) {
 	}
 }
 
-// Who does not answer the close frame is not waited for beyond the deadline.
+// A peer that does not answer the close frame is not waited for beyond the deadline.
 func TestDrainIsBounded(t *testing.T) {
 	s, drain := drainable(t)
 	stubborn := open(t, s, "r", "stubborn")

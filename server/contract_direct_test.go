@@ -192,7 +192,7 @@ func TestDirectInLargeRoom(t *testing.T) {
 }
 
 // What one peer sends, each recipient gets in the order sent, broadcasts and
-// direct messages together, however they fall into ticks.
+// direct messages together, however they fall into the loops' rounds.
 func TestOrder(t *testing.T) {
 	s := start(t)
 	ids := []string{"b", "c", "d"}

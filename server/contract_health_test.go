@@ -35,9 +35,10 @@ func answerPings(c *raw, n int, answer func(i int) []byte) (at []time.Time, err 
 	return at, nil
 }
 
-// Whatever comes keeps a peer alive: each of these gets another heartbeat, again
-// and again, which who is taken for dead does not.
+// Whatever comes keeps a peer alive: whoever answers so gets another heartbeat again and again, instead of being
+// closed.
 func TestHeartbeatAnswered(t *testing.T) {
+	t.Parallel()
 	const interval, beats = time.Second, 4
 	s := start(t, "CONNECTION_CHECK_INTERVAL=1000")
 	begun := maskedFrame(0x82, repeat("x", 500))
@@ -76,6 +77,7 @@ func TestHeartbeatAnswered(t *testing.T) {
 
 // Connections that come at once are not asked at once.
 func TestHeartbeatSpread(t *testing.T) {
+	t.Parallel()
 	const interval, peers = 2 * time.Second, 24
 	s := start(t, "CONNECTION_CHECK_INTERVAL=2s")
 	type result struct {
@@ -105,6 +107,7 @@ func TestHeartbeatSpread(t *testing.T) {
 }
 
 func TestHeartbeatTimeout(t *testing.T) {
+	t.Parallel()
 	s := start(t, "CONNECTION_CHECK_INTERVAL=300ms")
 	wantFarewell := func(c *raw) {
 		t.Helper()
@@ -139,6 +142,7 @@ func TestHeartbeatTimeout(t *testing.T) {
 // coder/websocket sees the heartbeat as the text that it is, and its answer is
 // relayed to nobody.
 func TestHeartbeatOfOrdinaryClient(t *testing.T) {
+	t.Parallel()
 	s := start(t, "CONNECTION_CHECK_INTERVAL=1s")
 	a := join(t, s, "r", "a")
 	hear(t, a, "ping")
@@ -153,6 +157,7 @@ func TestHeartbeatOfOrdinaryClient(t *testing.T) {
 
 // An eviction is not a broadcast: a room with a dead member works on.
 func TestHeartbeatTimeoutSparesOthers(t *testing.T) {
+	t.Parallel()
 	s := start(t, "CONNECTION_CHECK_INTERVAL=1s")
 	a, b := open(t, s, "r", "a"), open(t, s, "r", "b")
 	open(t, s, "r", "dead")

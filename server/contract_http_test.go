@@ -221,6 +221,7 @@ func TestUpgradeRefusedOverSocket(t *testing.T) {
 // The time that it took is checked with a margin: a wheel whose goroutine was
 // held up makes up for an eighth of a revolution.
 func TestHandshakeTimeout(t *testing.T) {
+	t.Parallel()
 	s := start(t, "HANDSHAKE_TIMEOUT=500ms")
 	peer, other := join(t, s, "r", "peer"), join(t, s, "r", "other")
 	closed := int64(0)
@@ -253,6 +254,7 @@ func TestHandshakeTimeout(t *testing.T) {
 
 // Each answer gives a connection the whole time again.
 func TestHandshakeTimeoutPerRequest(t *testing.T) {
+	t.Parallel()
 	const timeout = time.Second
 	s := start(t, "HANDSHAKE_TIMEOUT=1s")
 	c := dial(t, s)
@@ -267,6 +269,7 @@ func TestHandshakeTimeoutPerRequest(t *testing.T) {
 
 // A byte now and then does not put the end off.
 func TestHandshakeTimeoutDrip(t *testing.T) {
+	t.Parallel()
 	s := start(t, "HANDSHAKE_TIMEOUT=300ms")
 	c := dial(t, s)
 	head := upgradeRequest("r", "p", "X: "+strings.Repeat("x", 8000))

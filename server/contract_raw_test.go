@@ -90,6 +90,13 @@ func (c *raw) sendSlowly(b []byte) {
 	}
 }
 
+// awaitHandled waits until the relay has handled what c has sent: it answers a ping behind that.
+func (c *raw) awaitHandled() {
+	c.t.Helper()
+	c.send(text("ping"))
+	c.wantFrame(0x1, "pong")
+}
+
 // response reads an HTTP response, its body included.
 func (c *raw) response() (*http.Response, string) {
 	c.t.Helper()

@@ -32,8 +32,14 @@ var testLoops int
 
 // TestMain runs every test with one event loop and with two, and looks for goroutines that are
 // left. Fuzz targets and benchmarks run once, with two.
+//
+// Tests that mostly wait call t.Parallel: they run together when all others are done. Those that measure
+// what the process has in all (memory, descriptors, goroutines), or that need its processors, do not.
 func TestMain(m *testing.M) {
 	flag.Parse()
+	if err := flag.Set("test.parallel", "64"); err != nil { // they wait, so it is not a matter of processors
+		panic(err)
+	}
 	once := func(name string) bool {
 		f := flag.Lookup(name)
 		return f != nil && f.Value.String() != "" && f.Value.String() != "false"
@@ -261,6 +267,21 @@ func (p *peer) inLoop(do func(l *loop)) {
 	}})
 	<-done
 }
+
+// outsider makes a member of relayID that belongs to no loop, until the test ends. What it publishes is flushed
+// only if somebody else flushes the room.
+func outsider(t testing.TB, s *Server, relayID string) *router.Member {
+	m := new(router.Member)
+	m.Init("outsider", nobody{})
+	s.table.Join([]byte(relayID), m)
+	t.Cleanup(func() { s.table.Leave(m) })
+	return m
+}
+
+// nobody is a router.Conn that takes all.
+type nobody struct{}
+
+func (nobody) Write([]byte) {}
 
 // waiting is how many bytes wait for p's socket.
 func (p *peer) waiting() int {

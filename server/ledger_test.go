@@ -45,8 +45,7 @@ func standBy(t *testing.T, environ ...string) *bystanders {
 		if err := c.SetDeadline(time.Now().Add(10 * patience)); err != nil {
 			t.Fatal(err)
 		}
-		c.send(text("ping"))
-		c.wantFrame(0x1, "pong")
+		c.awaitHandled()
 	}
 	b.heard = heardBy(t, b.listener, "N")
 	b.pongs = heardBy(t, b.sender, "g")
@@ -286,15 +285,7 @@ func TestSeatIsGivenBack(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := start(t)
 			c := open(t, s, "r", "c")
-			var p *peer
-			eventually(t, "it is open", func() bool {
-				all := s.wheels[phaseOpen].All()
-				if len(all) == 1 {
-					p = all[0]
-				}
-				return p != nil
-			})
-			provoke(s, c, p)
+			provoke(s, c, peerOf(t, s, "c"))
 			op, _ := c.frame()
 			if st := s.Stats(); op != opClose || st.Peers != 0 || st.Rooms != 0 || s.wheels[phaseOpen].Len() != 0 {
 				t.Errorf("frame %#x came; then %d peers, %d rooms, %d heartbeats", op, st.Peers, st.Rooms, s.wheels[phaseOpen].Len())

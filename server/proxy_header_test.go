@@ -228,6 +228,7 @@ func TestProxyHeaderOff(t *testing.T) {
 
 // TestProxyHeaderTimeout: header and request together have HANDSHAKE_TIMEOUT.
 func TestProxyHeaderTimeout(t *testing.T) {
+	t.Parallel()
 	s := start(t, "PROXY_PROTOCOL=required", trusting, "HANDSHAKE_TIMEOUT=100ms")
 	for n, sent := range [][]byte{nil, []byte("PRO"), []byte("\r\n\r\n"), named2(0x21, "203.0.113.7:4711")[:20], named("203.0.113.7:4711")} {
 		c := dial(t, s)

@@ -23,6 +23,7 @@ func patientPacers(s *Server, timeout time.Duration) {
 // A peer that sends more than the burst at once is held back: everything arrives, no faster than the rate
 // allows. Others of its relay are not.
 func TestRateHoldsBack(t *testing.T) {
+	t.Parallel()
 	f := func(environ []string, size int, least time.Duration) {
 		t.Helper()
 		s := start(t, environ...)
@@ -54,6 +55,7 @@ func TestRateHoldsBack(t *testing.T) {
 
 // What is delivered to many counts for each of them, and whoever sends in that relay is held back.
 func TestRoomRateCountsRecipients(t *testing.T) {
+	t.Parallel()
 	s := start(t, "ROOM_BYTE_RATE=10000", "ROOM_BYTE_BURST=1")
 	sender, second := open(t, s, "r", "sender"), open(t, s, "r", "second")
 	var listeners []*websocket.Conn
@@ -77,6 +79,7 @@ func TestRoomRateCountsRecipients(t *testing.T) {
 
 // A peer that is held back without a break is closed with 1008, also when something else waits for it.
 func TestRateCloses(t *testing.T) {
+	t.Parallel()
 	f := func(environ ...string) {
 		t.Helper()
 		s := start(t, environ...)
@@ -100,6 +103,7 @@ func TestRateCloses(t *testing.T) {
 
 // A peer that has a break now and then is not closed, however often it is held back.
 func TestRateForgives(t *testing.T) {
+	t.Parallel()
 	s := start(t, "MESSAGE_RATE=50", "MESSAGE_BURST=1")
 	patientPacers(s, time.Second)
 	sender, listener := open(t, s, "r", "sender"), join(t, s, "r", "listener")
@@ -152,6 +156,7 @@ func TestRateCountsFrames(t *testing.T) {
 
 // Silent peers that answer pings need no memory for rates.
 func TestRateOfSilentPeers(t *testing.T) {
+	t.Parallel()
 	s := start(t, "MESSAGE_RATE=1", "MESSAGE_BURST=1", "BYTE_RATE=1", "BYTE_BURST=1", "CONNECTION_CHECK_INTERVAL=20ms")
 	c := open(t, s, "r", "p")
 	c.send(text("ping"))

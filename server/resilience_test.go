@@ -94,8 +94,7 @@ func TestPeerThatNeverReads(t *testing.T) {
 	const messages, size = 300, 64 << 10
 	s := start(t, "MAX_MESSAGE_BYTES=65536", "MAX_QUEUE_BYTES=1048576")
 	stuck := open(t, s, "r", "stuck")
-	stuck.send(text("ping"))
-	stuck.wantFrame(0x1, "pong")
+	stuck.awaitHandled()
 	sender, reader := join(t, s, "r", "sender"), join(t, s, "r", "reader")
 	for n := range messages {
 		want := append(fmt.Appendf(nil, "%06d", n), repeat("x", size-6)...)
@@ -112,8 +111,7 @@ func TestPeerThatNeverReads(t *testing.T) {
 func TestOneBatchAboveTheLimit(t *testing.T) {
 	s := start(t, "MAX_MESSAGE_BYTES=65536", "MAX_QUEUE_BYTES=131072")
 	c := open(t, s, "r", "c")
-	c.send(text("ping"))
-	c.wantFrame(0x1, "pong")
+	c.awaitHandled()
 	p := peerOf(t, s, "c")
 	if err := unix.SetsockoptInt(int(p.fd), unix.SOL_SOCKET, unix.SO_SNDBUF, 4<<10); err != nil {
 		t.Fatal(err)
@@ -121,10 +119,7 @@ func TestOneBatchAboveTheLimit(t *testing.T) {
 	if err := c.SetReadBuffer(64 << 10); err != nil {
 		t.Fatal(err)
 	}
-	from := new(router.Member)
-	from.Init("from", nobody{})
-	s.table.Join([]byte("r"), from)
-	defer s.table.Leave(from)
+	from := outsider(t, s, "r")
 	message, messages := repeat("x", 64<<10-1), 0
 	for ; !from.Room().Full(); messages++ {
 		from.Room().Publish(from, appendFrame(nil, opBinary, message))
@@ -136,8 +131,7 @@ func TestOneBatchAboveTheLimit(t *testing.T) {
 	for range messages {
 		c.wantFrame(0x2, string(message))
 	}
-	c.send(text("ping"))
-	c.wantFrame(0x1, "pong")
+	c.awaitHandled()
 }
 
 // TestMemoryFollowsWhatCame: headers that promise 64 MiB each cost their own bytes.
@@ -170,9 +164,8 @@ func TestIdlePeerHoldsNoBuffer(t *testing.T) {
 	c := open(t, s, "r", "p")
 	c.sendSlowly(text("slow"))
 	c.send(maskedFrame(0x01, []byte("a")), maskedFrame(0x80, []byte("b")), maskedFrame(0x82, repeat("x", 100<<10)))
-	c.send(text("ping"))
-	c.wantFrame(0x1, "pong")
-	p := s.wheels[phaseOpen].All()[0]
+	c.awaitHandled()
+	p := peerOf(t, s, "p")
 	p.inLoop(func(*loop) {
 		if p.in != nil || p.out != nil {
 			t.Errorf("it holds %+v and %+v", p.in, p.out)
@@ -298,8 +291,7 @@ func losesOnlyTheVictim(t *testing.T, provoke func(s *Server, victim *raw) (repa
 	var all []*raw
 	for i := range 4 { // in every loop
 		c := open(t, s, "r", fmt.Sprint(i))
-		c.send(text("ping"))
-		c.wantFrame(0x1, "pong")
+		c.awaitHandled()
 		all = append(all, c)
 	}
 	victim := dial(t, s)
@@ -311,8 +303,7 @@ func losesOnlyTheVictim(t *testing.T, provoke func(s *Server, victim *raw) (repa
 	repair()
 	all = append(all, open(t, s, "r", "next"))
 	for _, c := range all {
-		c.send(text("ping"))
-		c.wantFrame(0x1, "pong")
+		c.awaitHandled()
 	}
 	all[0].send(text("hello"))
 	for _, c := range all[1:] {
@@ -324,51 +315,5 @@ func losesOnlyTheVictim(t *testing.T, provoke func(s *Server, victim *raw) (repa
 	}
 	for _, c := range all {
 		c.Close()
-	}
-}
-
-// TestRelayingDoesNotAllocate measures the whole path, from the socket to the
-// socket, and the heartbeat. Clients allocate nothing either.
-func TestRelayingDoesNotAllocate(t *testing.T) {
-	if raceEnabled {
-		return // the race detector makes sync.Pool forget at random
-	}
-	s := start(t, "CONNECTION_CHECK_INTERVAL=1h")
-	a, b := open(t, s, "r", "a"), open(t, s, "r", "b")
-	for _, c := range []*raw{a, b} {
-		c.send(text("ping"))
-		c.wantFrame(0x1, "pong")
-	}
-	in := make([]byte, 4096)
-	f := func(what string, size int, once func()) {
-		t.Helper()
-		all := func() {
-			once()
-			if _, err := io.ReadFull(b.TCPConn, in[:size]); err != nil {
-				t.Fatal(err)
-			}
-		}
-		for range 50 {
-			all()
-		}
-		if n := testing.AllocsPerRun(2000, all); n != 0 {
-			t.Errorf("%s: %v allocations, want 0", what, n)
-		}
-	}
-	sends := func(payload string) func() {
-		frame := text(payload)
-		return func() { _, _ = a.Write(frame) }
-	}
-	f("a broadcast", 2+5, sends("hello"))
-	direct := `{"targetPeerId":"b","n":12345}`
-	f("a direct message", 2+len(direct), sends(direct))
-	for _, p := range s.wheels[phaseOpen].All() {
-		if p.ID() == "b" {
-			beat := task{peer: p, do: func(l *loop, p *peer) {
-				p.heard = true
-				l.beat(p)
-			}}
-			f("a heartbeat", len(pingFrame), func() { p.loop.post(beat) })
-		}
 	}
 }

@@ -20,6 +20,7 @@ import (
 // TestTakeover: of two relays on one port the newer gets all new connections. The older one, while it drains, takes no
 // new handshake even if the kernel sends them there: they reach the newer, none is refused.
 func TestTakeover(t *testing.T) {
+	t.Parallel()
 	old, drain := drainable(t, "REUSE_PORT=true")
 	_, port, _ := net.SplitHostPort(old.Addr().String())
 	first := open(t, old, "r", "first") // alone, it gets its connections
