@@ -18,7 +18,7 @@ import (
 type Config struct {
 	Host           string        `env:"HOST" help:"address to listen on; none means all"`
 	Port           int           `env:"PORT" envDefault:"8080" help:"TCP port to listen on, 0 to 65535; 0 takes a free one"`
-	AdminSecret    Secret        `env:"ADMIN_SECRET" help:"peers must offer it in Sec-WebSocket-Protocol; none lets everybody in"`
+	AdminSecrets   Secrets       `env:"ADMIN_SECRET" help:"peers must offer it in Sec-WebSocket-Protocol; none lets everybody in; of several, separated by commas, any one will do"`
 	AllowedOrigins []string      `env:"ALLOWED_ORIGINS" help:"comma-separated origins that pages may connect from, such as https://example.com; none or * means any"`
 	CheckInterval  Interval      `env:"CONNECTION_CHECK_INTERVAL" envDefault:"30000" help:"time between two pings; a peer that says nothing in between is closed; milliseconds, or a duration such as 30s; 10ms to 24h"`
 	HandshakeTime  Interval      `env:"HANDSHAKE_TIMEOUT" envDefault:"10s" help:"time from accept to the complete request header; milliseconds, or a duration; 100ms to 1h"`

@@ -195,7 +195,7 @@ func (s *Server) age(p *peer) time.Duration {
 
 // startLoops starts the event loops.
 func (s *Server) startLoops() error {
-	gate := upgrade.NewGate(string(s.cfg.AdminSecret), s.cfg.AllowedOrigins)
+	gate := upgrade.NewGate(s.cfg.AdminSecrets, s.cfg.AllowedOrigins)
 	gate.Unready = s.Unready
 	for range s.cfg.Loops() {
 		l := newLoop(s, upgrade.NewHandshaker(gate))

@@ -19,18 +19,17 @@ type Gate struct {
 	// is nil. Any goroutine may call it.
 	Unready func() []string
 
-	secret    []byte // empty if no secret is needed
+	secrets   [][]byte // empty if no secret is needed
 	anyOrigin bool
 	origins   map[string]struct{}
 	version   string // body of GET /v1
 }
 
-// NewGate makes a Gate. adminSecret must be empty or a token of RFC 9110, since a client can offer nothing
-// else. Origins that are empty or contain "*" allow any. Otherwise a request's origin is compared with them
+// NewGate makes a Gate. A client must offer one of adminSecrets, if there are any. Each must be a token of RFC
+// 9110, since a client can offer nothing else. Origins that are empty or contain "*" allow any. Otherwise a request's origin is compared with them
 // byte by byte.
-func NewGate(adminSecret string, allowedOrigins []string) *Gate {
+func NewGate(adminSecrets, allowedOrigins []string) *Gate {
 	g := &Gate{
-		secret:    []byte(adminSecret),
 		anyOrigin: len(allowedOrigins) == 0 || slices.Contains(allowedOrigins, "*"),
 		origins:   make(map[string]struct{}, len(allowedOrigins)),
 		version:   `{"version":"v1.0","isPublic":true}`,
@@ -38,7 +37,10 @@ func NewGate(adminSecret string, allowedOrigins []string) *Gate {
 	for _, origin := range allowedOrigins {
 		g.origins[origin] = struct{}{}
 	}
-	if adminSecret != "" {
+	for _, secret := range adminSecrets {
+		g.secrets = append(g.secrets, []byte(secret))
+	}
+	if len(g.secrets) > 0 {
 		g.version = `{"version":"v1.0","isPublic":false}`
 	}
 	return g
@@ -110,7 +112,7 @@ func (h *Handshaker) Answer(dst, b []byte, seen int) (answer []byte, n int, v Ve
 
 // appendAnswer answers head, a complete header block found by headEnd.
 func (h *Handshaker) appendAnswer(dst, head []byte) ([]byte, Verdict) {
-	r := httpRequest{secret: h.gate.secret}
+	r := httpRequest{secrets: h.gate.secrets}
 	if denied := r.parse(head); denied != nil {
 		return appendRefusal(dst, denied)
 	}
@@ -129,7 +131,7 @@ func (h *Handshaker) examine(r *httpRequest) (relayID, peerID []byte, denied *de
 	if !h.gate.allowsOrigin(r) {
 		return nil, nil, denyOrigin
 	}
-	if len(h.gate.secret) > 0 && r.offersSecret == 0 {
+	if len(h.gate.secrets) > 0 && r.secret == nil {
 		return nil, nil, denySecret
 	}
 	if !isRelayPath(r.path) {
@@ -197,8 +199,8 @@ func (h *Handshaker) appendUpgrade(dst []byte, r *httpRequest) []byte {
 		"Sec-WebSocket-Accept: "...)
 	dst = base64.StdEncoding.AppendEncode(dst, sum[:])
 	selected := r.protocol
-	if len(h.gate.secret) > 0 {
-		selected = h.gate.secret
+	if len(h.gate.secrets) > 0 {
+		selected = r.secret
 	}
 	if selected != nil {
 		dst = append(dst, "\r\nSec-WebSocket-Protocol: "...)
