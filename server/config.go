@@ -13,9 +13,12 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// Config holds all settings. They are set by environment variables alone. The variables are named in the tags
-// only: ParseConfig, Usage and the error messages read them there.
+// Config holds all settings. The variables that set them are named in the tags only: ParseConfig, Usage and the
+// error messages read them there.
 type Config struct {
+	ConfigFile      string `env:"CONFIG_FILE" help:"file of settings, one KEY=VALUE in a line; # begins a line of comment; the environment has precedence"`
+	AdminSecretFile string `env:"ADMIN_SECRET_FILE" help:"file that holds what ADMIN_SECRET would"`
+
 	Host           string        `env:"HOST" help:"address to listen on; none means all"`
 	Port           int           `env:"PORT" envDefault:"8080" help:"TCP port to listen on, 0 to 65535; 0 takes a free one"`
 	AdminSecrets   Secrets       `env:"ADMIN_SECRET" help:"peers must offer it in Sec-WebSocket-Protocol; none lets everybody in; of several, separated by commas, any one will do"`
@@ -73,15 +76,12 @@ func (c *Config) Loops() int {
 	return runtime.GOMAXPROCS(0)
 }
 
-// ParseConfig reads and validates the settings from environ, which has the form of os.Environ. An empty
-// variable counts as not set. The error joins all faults. Each begins with its variable's name.
+// ParseConfig reads and validates the settings from environ, which has the form of os.Environ, and from the
+// files that it names. An empty variable counts as not set. The error joins all faults. Each begins with its
+// variable's name; then the Config holds only the settings that could be read, and they may be wrong.
 func ParseConfig(environ []string) (Config, error) {
-	set := make(map[string]string)
-	for k, v := range env.ToMap(environ) {
-		if v != "" {
-			set[k] = v
-		}
-	}
+	from := gather(environ)
+	set := from.set
 	cfg, err := env.ParseAsWithOptions[Config](env.Options{
 		Environment: set,
 		FuncMap: map[reflect.Type]env.ParserFunc{
@@ -89,21 +89,22 @@ func ParseConfig(environ []string) (Config, error) {
 			reflect.TypeFor[bool](): parseBool,
 		},
 	})
-	faults := unreadable(err, set)
+	faults := append(from.faults, unreadable(err, set)...)
 	c := check{set: set, unread: make(map[string]bool)}
 	for _, f := range faults {
 		c.unread[f.variable] = true
 	}
 	c.all(&cfg)
 	faults = append(faults, c.faults...)
-	if len(faults) == 0 {
-		return cfg, nil
-	}
+	cfg.warnings = append(from.warnings, cfg.warnings...)
 	var joined []error
 	for _, f := range faults {
+		if place := from.places[f.variable]; place != "" {
+			f.text += " (" + place + ")"
+		}
 		joined = append(joined, f)
 	}
-	return Config{}, errors.Join(joined...)
+	return cfg, errors.Join(joined...)
 }
 
 // Warnings returns a text for each setting that is valid but most likely a mistake. Each begins with the
