@@ -60,7 +60,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	flags := flag.NewFlagSet("relaygate", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
 	showVersion := flags.Bool("version", false, "print the version and exit")
-	checkOnly := flags.Bool("check", false, "validate the environment and exit")
+	checkOnly := flags.Bool("check", false, "validate the configuration and exit")
 	switch err := flags.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
 		usage(stdout)
@@ -87,7 +87,8 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		fmt.Fprintln(stdout, "relaygate: the configuration is valid")
 		return 0
 	}
-	return serve(ctx, cfg, newLog(cfg, stderr))
+	level := zap.NewAtomicLevelAt(cfg.LogLevel)
+	return serve(ctx, cfg, &reloader{environ: environ, level: level, log: newLog(cfg, level, stderr)})
 }
 
 // builtFrom names the commit, if it is known, and Go's version.
@@ -134,15 +135,17 @@ usage: relaygate [-help] [-version] [-check]
 
   -help     print this and exit
   -version  print the version and exit
-  -check    validate the environment and exit: status 0, or 2 with all faults
+  -check    validate the configuration and exit: status 0, or 2 with all faults
 
-It is configured by environment variables alone:
+It is configured by environment variables, and by the file that CONFIG_FILE
+names. At SIGHUP the files are read again; those marked * change then without
+a restart.
 
 %s`, server.Usage())
 }
 
 // newLog returns a log that writes one line per event to w.
-func newLog(cfg server.Config, w io.Writer) *zap.Logger {
+func newLog(cfg server.Config, level zap.AtomicLevel, w io.Writer) *zap.Logger {
 	ec := zap.NewProductionEncoderConfig()
 	ec.TimeKey = "time"
 	ec.EncodeTime = zapcore.RFC3339NanoTimeEncoder
@@ -151,7 +154,7 @@ func newLog(cfg server.Config, w io.Writer) *zap.Logger {
 		ec.EncodeLevel = zapcore.CapitalLevelEncoder
 		encoder = zapcore.NewConsoleEncoder(ec)
 	}
-	return zap.New(zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(w)), cfg.LogLevel))
+	return zap.New(zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(w)), level))
 }
 
 // spareProcessor lets Go run one goroutine more than there are loops. A loop that waits for events holds a
@@ -177,8 +180,12 @@ func limitConnections(cfg *server.Config, files uint64, log *zap.Logger) {
 	}
 }
 
-// serve runs the relay until ctx ends, then drains it.
-func serve(ctx context.Context, cfg server.Config, log *zap.Logger) int {
+// serve runs the relay until ctx ends, then drains it. At SIGHUP r reads the settings again.
+func serve(ctx context.Context, cfg server.Config, r *reloader) int {
+	log := r.log
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
 	for _, w := range cfg.Warnings() {
 		log.Warn(w)
 	}
@@ -193,8 +200,9 @@ func serve(ctx context.Context, cfg server.Config, log *zap.Logger) int {
 	if err := server.ResolveBudget(&cfg); err != nil {
 		log.Warn("there is no memory budget", zap.Error(err))
 	}
-	cfg.EventLoops = cfg.Loops()
-	limitConnections(&cfg, files, log)
+	r.files, r.cores = files, runtime.GOMAXPROCS(0)
+	r.resolve(&cfg)
+	server.LimitMemory(cfg.MemoryBudget)
 	spareProcessor(cfg.EventLoops)
 	s, err := listen(cfg, log)
 	if err != nil {
@@ -206,8 +214,9 @@ func serve(ctx context.Context, cfg server.Config, log *zap.Logger) int {
 	systemd.Ready()
 	log.Info("started", zap.String("version", version), zap.String("commit", revision()), zap.Stringer("address", s.Addr()),
 		zap.Int("loops", s.Loops()), zap.Uint64("open_files", files), zap.Object("settings", cfg))
-	<-ctx.Done()
+	r.untilDone(ctx, hangup, s, systemd)
 
+	cfg = s.Config()
 	systemd.Stopping(cfg.DrainTime())
 	st := s.Stats()
 	begin := time.Now()

@@ -13,7 +13,7 @@ import (
 	"strings"
 )
 
-// Gate holds the settings that decide an upgrade. It is shared by all loops and static while they run.
+// Gate holds the settings that decide an upgrade. It is shared by all loops, and static.
 type Gate struct {
 	// Unready returns the reasons, each of one line, why GET /readyz is answered with 503. There is none if it
 	// is nil. Any goroutine may call it.
@@ -90,6 +90,9 @@ type Handshaker struct {
 
 // NewHandshaker returns a Handshaker that decides by the settings in g.
 func NewHandshaker(g *Gate) *Handshaker { return &Handshaker{gate: g} }
+
+// SetGate makes h decide by g from now on.
+func (h *Handshaker) SetGate(g *Gate) { h.gate = g }
 
 // Answer answers the request at the beginning of b: it appends the whole answer to dst and returns the
 // outcome. The request is b[:n]. If n is 0 the request is incomplete: call Answer again with more bytes and
