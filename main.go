@@ -61,6 +61,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	flags.SetOutput(io.Discard)
 	showVersion := flags.Bool("version", false, "print the version and exit")
 	checkOnly := flags.Bool("check", false, "validate the configuration and exit")
+	askReady := flags.Bool("probe", false, "ask a running relay whether it is ready")
 	switch err := flags.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
 		usage(stdout)
@@ -74,6 +75,9 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	case *showVersion:
 		fmt.Fprintf(stdout, "relaygate %s (%s)\n", version, strings.Join(builtFrom(), ", "))
 		return 0
+	}
+	if *askReady {
+		return probe(ctx, environ, stdout, stderr)
 	}
 	cfg, err := server.ParseConfig(environ)
 	if err != nil {
@@ -131,11 +135,13 @@ func usage(w io.Writer) {
 	fmt.Fprintf(w, `relaygate is a WebSocket relay: what a peer sends reaches everyone else in its
 relay, or the one peer it names.
 
-usage: relaygate [-help] [-version] [-check]
+usage: relaygate [-help] [-version] [-check] [-probe]
 
   -help     print this and exit
   -version  print the version and exit
   -check    validate the configuration and exit: status 0, or 2 with all faults
+  -probe    ask the relay that runs with this configuration whether it is ready,
+            and exit: status 0, or 1 with the reasons
 
 It is configured by environment variables, and by the file that CONFIG_FILE
 names. At SIGHUP the files are read again; those marked * change then without
