@@ -54,29 +54,53 @@ func signalled() context.Context {
 	return ctx
 }
 
-// run is the whole program. It returns the exit status: 0, or 1 if serving failed, or 2 if the command line
-// or the environment is wrong.
-func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) int {
+// options is the command line.
+type options struct {
+	version, check, probe, doctor bool
+
+	connections int64  // for doctor: the number that is wanted
+	root        string // for doctor: the host's root directory
+}
+
+// parseOptions reads the command line.
+func parseOptions(args []string) (o options, err error) {
 	flags := flag.NewFlagSet("relaygate", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
-	showVersion := flags.Bool("version", false, "print the version and exit")
-	checkOnly := flags.Bool("check", false, "validate the configuration and exit")
-	askReady := flags.Bool("probe", false, "ask a running relay whether it is ready")
-	switch err := flags.Parse(args); {
+	flags.BoolVar(&o.version, "version", false, "")
+	flags.BoolVar(&o.check, "check", false, "")
+	flags.BoolVar(&o.probe, "probe", false, "")
+	flags.BoolVar(&o.doctor, "doctor", false, "")
+	flags.Int64Var(&o.connections, "connections", 100_000, "")
+	flags.StringVar(&o.root, "root", "/", "")
+	if err := flags.Parse(args); err != nil {
+		return o, err
+	}
+	flags.Visit(func(f *flag.Flag) {
+		if !o.doctor && (f.Name == "connections" || f.Name == "root") {
+			err = fmt.Errorf("-%s belongs to -doctor", f.Name)
+		}
+	})
+	if flags.NArg() > 0 {
+		err = fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	}
+	return o, err
+}
+
+// run is the whole program. It returns the exit status: 0, or 1 if serving failed or the answer to a question is
+// no, or 2 if the command line or the configuration is wrong.
+func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) int {
+	o, err := parseOptions(args)
+	switch {
 	case errors.Is(err, flag.ErrHelp):
 		usage(stdout)
 		return 0
 	case err != nil:
 		fmt.Fprintf(stderr, "relaygate: %v; -help lists what there is\n", err)
 		return 2
-	case flags.NArg() > 0:
-		fmt.Fprintf(stderr, "relaygate: unexpected argument %q; -help lists what there is\n", flags.Arg(0))
-		return 2
-	case *showVersion:
+	case o.version:
 		fmt.Fprintf(stdout, "relaygate %s (%s)\n", version, strings.Join(builtFrom(), ", "))
 		return 0
-	}
-	if *askReady {
+	case o.probe:
 		return probe(ctx, environ, stdout, stderr)
 	}
 	cfg, err := server.ParseConfig(environ)
@@ -84,7 +108,10 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		fmt.Fprintf(stderr, "relaygate: invalid configuration\n%v\n", err)
 		return 2
 	}
-	if *checkOnly {
+	switch {
+	case o.doctor:
+		return diagnose(&cfg, os.DirFS(o.root), o.connections, stdout, stderr)
+	case o.check:
 		for _, w := range cfg.Warnings() {
 			fmt.Fprintf(stderr, "relaygate: warning: %s\n", w)
 		}
@@ -135,13 +162,17 @@ func usage(w io.Writer) {
 	fmt.Fprintf(w, `relaygate is a WebSocket relay: what a peer sends reaches everyone else in its
 relay, or the one peer it names.
 
-usage: relaygate [-help] [-version] [-check] [-probe]
+usage: relaygate [-help | -version | -check | -probe]
+       relaygate -doctor [-connections N] [-root DIR]
 
   -help     print this and exit
   -version  print the version and exit
   -check    validate the configuration and exit: status 0, or 2 with all faults
   -probe    ask the relay that runs with this configuration whether it is ready,
             and exit: status 0, or 1 with the reasons
+  -doctor   say which limits of this host stand in the way of how many
+            connections, and what raises them: status 0 if N fit (100000), or 1;
+            proc and sys are read in DIR (/)
 
 It is configured by environment variables, and by the file that CONFIG_FILE
 names. At SIGHUP the files are read again; those marked * change then without

@@ -119,8 +119,23 @@ func (s *Server) nearLimit() bool {
 		return false
 	}
 	b := s.config().MemoryBudget.Bytes
-	return bytesHeld() > limit/100*refuseAt || s.silentBytes() > (b-b/8-fixedBytes)/100*refuseAt
+	return bytesHeld() > limit/100*refuseAt || s.silentBytes() > mostSilentBytes(b)
 }
+
+// mostSilentBytes returns how much of a budget silent peers may take.
+func mostSilentBytes(budget int64) int64 { return (budget - budget/8 - fixedBytes) / 100 * refuseAt }
+
+// What connections take, to plan a host by.
+const (
+	// PlannedPeerBytes is for a silent peer, in this process and in the kernel, which takes some 3 KiB.
+	PlannedPeerBytes = peerBytes + 3<<10
+
+	// PlannedFixedBytes is for a process without connections.
+	PlannedFixedBytes = fixedBytes
+)
+
+// BudgetConnections returns how many silent peers a MEMORY_BUDGET in bytes lets in.
+func (c *Config) BudgetConnections() int64 { return mostSilentBytes(c.MemoryBudget.Bytes) / peerBytes }
 
 const (
 	// budgetTick is how often the limit is computed anew, since it depends on the number of connections.
