@@ -4,9 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -16,6 +18,8 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+
+	"relaygate/server"
 )
 
 // configured is a relay with a CONFIG_FILE.
@@ -265,5 +269,25 @@ func TestHangupWhileStopping(t *testing.T) {
 	eventually(t, "it drains", func() bool { return strings.Contains(r.logs.text(), `"draining"`) })
 	if status := r.stop(t, syscall.SIGHUP); status != 0 {
 		t.Errorf("exit status %d, want 0", status)
+	}
+}
+
+// TestReloadMarks: README.md marks the settings that -help marks.
+func TestReloadMarks(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	inReadme, inHelp := make(map[string]bool), make(map[string]bool)
+	for _, row := range regexp.MustCompile("(?m)^\\| ((?:`[A-Z_]+`(?:, )?)+)( ↻)? \\|").FindAllStringSubmatch(string(readme), -1) {
+		for name := range strings.SplitSeq(row[1], ", ") {
+			inReadme[strings.Trim(name, "`")] = row[2] != ""
+		}
+	}
+	for _, line := range regexp.MustCompile(`(?m)^  ([A-Z_]+) \(default: .*\)( \*)?$`).FindAllStringSubmatch(server.Usage(), -1) {
+		inHelp[line[1]] = line[2] != ""
+	}
+	if !maps.Equal(inReadme, inHelp) || len(inHelp) < 30 {
+		t.Errorf("README.md has the settings, and marks:\n%v\n-help:\n%v", inReadme, inHelp)
 	}
 }

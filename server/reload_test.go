@@ -93,6 +93,23 @@ func TestReloadLimits(t *testing.T) {
 	hear(t, b, "hello")
 }
 
+// What is open counts, also if nothing was limited when it came.
+func TestReloadCountsGoOn(t *testing.T) {
+	f := func(setting string) {
+		t.Helper()
+		s := start(t, setting+"=9")
+		before := join(t, s, "r1", "a")
+		reload(t, s, setting+"=0")
+		join(t, s, "r2", "b")
+		_ = before.CloseNow()
+		eventually(t, "it has left", func() bool { return s.Stats().Connections == 1 })
+		reload(t, s, setting+"=1")
+		wantAsk(t, dial(t, s), "r3", 429)
+	}
+	f("MAX_CONNECTIONS_PER_IP")
+	f("MAX_ROOMS_PER_IP")
+}
+
 // TestReloadFarBelow: with far more connections than MAX_CONNECTIONS allows from now on, others are still told that
 // the relay is full. When it is raised while accepting has stopped, accepting goes on.
 func TestReloadFarBelow(t *testing.T) {
