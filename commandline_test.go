@@ -39,6 +39,8 @@ func TestCommandLine(t *testing.T) {
 	f([]string{"PORT=0x", "MAX_MESSAGE_BYTES=0", "LOG_FORMAT=xml"}, "-check", 2, nil, []string{"PORT: ", "MAX_MESSAGE_BYTES: ", "LOG_FORMAT: "})
 	f([]string{"ADMIN_SECRET=not a token"}, "", 2, nil, []string{"ADMIN_SECRET: "})
 	f(nil, "-nonsense", 2, nil, []string{"-nonsense", "-help"})
+	f(nil, "-connections 5", 2, nil, []string{"-connections", "-doctor"})
+	f(nil, "-check -root /tmp", 2, nil, []string{"-root", "-doctor"})
 	f(nil, "serve", 2, nil, []string{`"serve"`})
 	f(nil, "-help", 0, []string{
 		"HOST", "PORT (default: 8080)", "ADMIN_SECRET", "ALLOWED_ORIGINS", "CONNECTION_CHECK_INTERVAL (default: 30000)", "milliseconds",

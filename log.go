@@ -13,8 +13,8 @@ import (
 
 // newLog returns a log that writes one line per event to w. The lines of ACCESS_LOG are written by a goroutine
 // of their own, since there may be thousands a second, and event loops must not wait for w. flush writes what
-// is left of them.
-func newLog(cfg server.Config, w io.Writer) (log *zap.Logger, flush func()) {
+// is left of them. Access lines do not depend on level.
+func newLog(cfg server.Config, level zap.AtomicLevel, w io.Writer) (log *zap.Logger, flush func()) {
 	ec := zap.NewProductionEncoderConfig()
 	ec.TimeKey = "time"
 	ec.EncodeTime = zapcore.RFC3339NanoTimeEncoder
@@ -24,7 +24,7 @@ func newLog(cfg server.Config, w io.Writer) (log *zap.Logger, flush func()) {
 		encoder = zapcore.NewConsoleEncoder(ec)
 	}
 	out := zapcore.Lock(zapcore.AddSync(w))
-	core := zapcore.NewCore(encoder, out, cfg.LogLevel)
+	core := zapcore.NewCore(encoder, out, level)
 	if !cfg.AccessLog {
 		return zap.New(core), func() {}
 	}

@@ -63,7 +63,7 @@ func TestLogsAreOne(t *testing.T) {
 			t.Fatal(err)
 		}
 		var out gate
-		log, flush := newLog(cfg, io.Writer(&out))
+		log, flush := newLog(cfg, zap.NewAtomicLevelAt(cfg.LogLevel), io.Writer(&out))
 		log.Info("one")
 		log.Named(server.AccessLogger).With(zap.Int("n", 5)).Info("connection")
 		log.Debug("hidden")

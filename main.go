@@ -53,42 +53,74 @@ func signalled() context.Context {
 	return ctx
 }
 
-// run is the whole program. It returns the exit status: 0, or 1 if serving failed, or 2 if the command line
-// or the environment is wrong.
-func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) int {
+// options is the command line.
+type options struct {
+	version, check, probe, doctor bool
+
+	connections int64  // for doctor: the number that is wanted
+	root        string // for doctor: the host's root directory
+}
+
+// parseOptions reads the command line.
+func parseOptions(args []string) (o options, err error) {
 	flags := flag.NewFlagSet("relaygate", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
-	showVersion := flags.Bool("version", false, "print the version and exit")
-	checkOnly := flags.Bool("check", false, "validate the environment and exit")
-	switch err := flags.Parse(args); {
+	flags.BoolVar(&o.version, "version", false, "")
+	flags.BoolVar(&o.check, "check", false, "")
+	flags.BoolVar(&o.probe, "probe", false, "")
+	flags.BoolVar(&o.doctor, "doctor", false, "")
+	flags.Int64Var(&o.connections, "connections", 100_000, "")
+	flags.StringVar(&o.root, "root", "/", "")
+	if err := flags.Parse(args); err != nil {
+		return o, err
+	}
+	flags.Visit(func(f *flag.Flag) {
+		if !o.doctor && (f.Name == "connections" || f.Name == "root") {
+			err = fmt.Errorf("-%s belongs to -doctor", f.Name)
+		}
+	})
+	if flags.NArg() > 0 {
+		err = fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	}
+	return o, err
+}
+
+// run is the whole program. It returns the exit status: 0, or 1 if serving failed or the answer to a question is
+// no, or 2 if the command line or the configuration is wrong.
+func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) int {
+	o, err := parseOptions(args)
+	switch {
 	case errors.Is(err, flag.ErrHelp):
 		usage(stdout)
 		return 0
 	case err != nil:
 		fmt.Fprintf(stderr, "relaygate: %v; -help lists what there is\n", err)
 		return 2
-	case flags.NArg() > 0:
-		fmt.Fprintf(stderr, "relaygate: unexpected argument %q; -help lists what there is\n", flags.Arg(0))
-		return 2
-	case *showVersion:
+	case o.version:
 		fmt.Fprintf(stdout, "relaygate %s (%s)\n", version, strings.Join(builtFrom(), ", "))
 		return 0
+	case o.probe:
+		return probe(ctx, environ, stdout, stderr)
 	}
 	cfg, err := server.ParseConfig(environ)
 	if err != nil {
 		fmt.Fprintf(stderr, "relaygate: invalid configuration\n%v\n", err)
 		return 2
 	}
-	if *checkOnly {
+	switch {
+	case o.doctor:
+		return diagnose(&cfg, os.DirFS(o.root), o.connections, stdout, stderr)
+	case o.check:
 		for _, w := range cfg.Warnings() {
 			fmt.Fprintf(stderr, "relaygate: warning: %s\n", w)
 		}
 		fmt.Fprintln(stdout, "relaygate: the configuration is valid")
 		return 0
 	}
-	log, flush := newLog(cfg, stderr)
+	level := zap.NewAtomicLevelAt(cfg.LogLevel)
+	log, flush := newLog(cfg, level, stderr)
 	defer flush()
-	return serve(ctx, cfg, log)
+	return serve(ctx, cfg, &reloader{environ: environ, level: level, log: log})
 }
 
 // builtFrom names the commit, if it is known, and Go's version.
@@ -131,13 +163,21 @@ func usage(w io.Writer) {
 	fmt.Fprintf(w, `relaygate is a WebSocket relay: what a peer sends reaches everyone else in its
 relay, or the one peer it names.
 
-usage: relaygate [-help] [-version] [-check]
+usage: relaygate [-help | -version | -check | -probe]
+       relaygate -doctor [-connections N] [-root DIR]
 
   -help     print this and exit
   -version  print the version and exit
-  -check    validate the environment and exit: status 0, or 2 with all faults
+  -check    validate the configuration and exit: status 0, or 2 with all faults
+  -probe    ask the relay that runs with this configuration whether it is ready,
+            and exit: status 0, or 1 with the reasons
+  -doctor   say which limits of this host stand in the way of how many
+            connections, and what raises them: status 0 if N fit (100000), or 1;
+            proc and sys are read in DIR (/)
 
-It is configured by environment variables alone:
+It is configured by environment variables, and by the file that CONFIG_FILE
+names. At SIGHUP the files are read again; those marked * change then without
+a restart.
 
 %s`, server.Usage())
 }
@@ -165,8 +205,12 @@ func limitConnections(cfg *server.Config, files uint64, log *zap.Logger) {
 	}
 }
 
-// serve runs the relay until ctx ends, then drains it.
-func serve(ctx context.Context, cfg server.Config, log *zap.Logger) int {
+// serve runs the relay until ctx ends, then drains it. At SIGHUP r reads the settings again.
+func serve(ctx context.Context, cfg server.Config, r *reloader) int {
+	log := r.log
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
 	for _, w := range cfg.Warnings() {
 		log.Warn(w)
 	}
@@ -181,8 +225,9 @@ func serve(ctx context.Context, cfg server.Config, log *zap.Logger) int {
 	if err := server.ResolveBudget(&cfg); err != nil {
 		log.Warn("there is no memory budget", zap.Error(err))
 	}
-	cfg.EventLoops = cfg.Loops()
-	limitConnections(&cfg, files, log)
+	r.files, r.cores = files, runtime.GOMAXPROCS(0)
+	r.resolve(&cfg)
+	server.LimitMemory(cfg.MemoryBudget)
 	spareProcessor(cfg.EventLoops)
 	operators, err := listenForOperators(cfg, log)
 	if err != nil {
@@ -201,8 +246,9 @@ func serve(ctx context.Context, cfg server.Config, log *zap.Logger) int {
 	systemd.Ready()
 	log.Info("started", zap.String("version", version), zap.String("commit", revision()), zap.Stringer("address", s.Addr()),
 		zap.Stringer("health_address", operators), zap.Int("loops", s.Loops()), zap.Uint64("open_files", files), zap.Object("settings", cfg))
-	<-ctx.Done()
+	r.untilDone(ctx, hangup, s, systemd)
 
+	cfg = s.Config()
 	systemd.Stopping(cfg.DrainTime())
 	if cfg.ReusePort {
 		operators.Close() // the next process has this port as well

@@ -72,7 +72,7 @@ func TestSecondSignal(t *testing.T) {
 	}
 }
 
-// TestSystemdIsTold: the start, that the loops are alive, and the stop.
+// TestSystemdIsTold: the start, that the loops are alive, a reload, and the stop.
 func TestSystemdIsTold(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "notify")
@@ -98,6 +98,19 @@ func TestSystemdIsTold(t *testing.T) {
 	}
 	if seen["READY=1"] != 1 || len(seen) != 2 {
 		t.Errorf("systemd is told %v, want READY=1 once and WATCHDOG=1", seen)
+	}
+	if err := r.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	told := func() string {
+		text := next()
+		for text == "WATCHDOG=1" {
+			text = next()
+		}
+		return text
+	}
+	if reloading, ready := told(), told(); !strings.HasPrefix(reloading, "RELOADING=1\nMONOTONIC_USEC=") || ready != "READY=1" {
+		t.Errorf("systemd is told %q and %q of a reload, want RELOADING=1 with the time, READY=1", reloading, ready)
 	}
 	r.stop(t, syscall.SIGTERM)
 	for text := next(); text != "STOPPING=1\nEXTEND_TIMEOUT_USEC=8000000"; text = next() {

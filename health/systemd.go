@@ -7,6 +7,7 @@ import (
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
 )
 
 // Systemd tells the service manager of that name how the service is (Type=notify). Without NOTIFY_SOCKET in
@@ -24,6 +25,16 @@ func NewSystemd(log *zap.Logger) *Systemd {
 
 // Ready tells that the service has started.
 func (s *Systemd) Ready() { s.tell(daemon.SdNotifyReady) }
+
+// Reloading tells that the service reads its configuration again, until Ready is called (Type=notify-reload).
+func (s *Systemd) Reloading() {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		s.log.Warn("cannot tell systemd of a reload", zap.Error(err))
+		return
+	}
+	s.tell(fmt.Sprintf("%s\nMONOTONIC_USEC=%d", daemon.SdNotifyReloading, now.Nano()/1000))
+}
 
 // Stopping tells that the service has begun to stop, and asks to be left the time for it. Otherwise systemd
 // would kill it after TimeoutStopSec.

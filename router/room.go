@@ -112,7 +112,7 @@ func (r *Room) notFullLocked(b *batch) {
 
 // Over reports whether more than burst bytes beyond rate, in bytes per second, have been delivered. A message
 // counts once for each recipient, when it is published. now is the time since any fixed moment. All calls for
-// a room must have the same rate.
+// a room must have the same rate, until SetOff.
 func (r *Room) Over(now time.Duration, rate, burst int64) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -126,6 +126,13 @@ func (r *Room) Over(now time.Duration, rate, burst int64) bool {
 		r.drainedAt += time.Duration(math.Floor(n) * perByte)
 	}
 	return r.delivered-r.drained >= burst
+}
+
+// SetOff makes Over forget what has been delivered up to now: another rate holds from then on.
+func (r *Room) SetOff(now time.Duration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.drained, r.drainedAt = r.delivered, now
 }
 
 // ID returns the relayId.

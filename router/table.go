@@ -24,7 +24,7 @@ const shardCount = 256
 // Lock order: shard, then room.
 type Table struct {
 	seed     maphash.Seed
-	roomMost int // members in one room; 0 means any number; static after LimitRooms
+	roomMost atomic.Int64 // members in one room; 0 means any number
 	members  atomic.Int64
 	idBytes  atomic.Int64 // of the ids of all rooms and members
 	shards   [shardCount]shard
@@ -41,8 +41,8 @@ func NewTable() *Table {
 	return &Table{seed: maphash.MakeSeed()}
 }
 
-// LimitRooms lets no room have more than most members. It must be called before the first Join.
-func (t *Table) LimitRooms(most int) { t.roomMost = most }
+// LimitRooms lets nobody join a room that has most members, or more. 0 means any number.
+func (t *Table) LimitRooms(most int) { t.roomMost.Store(int64(most)) }
 
 // Join adds m to the room of relayID, and makes the room if there is none. m must be initialised and must
 // never have joined. relayID is copied if it is kept. If the room is full, Join returns false and does
@@ -60,7 +60,7 @@ func (t *Table) Join(relayID []byte, m *Member) bool {
 		}
 		s.rooms[r.id] = r
 		t.idBytes.Add(int64(len(r.id)))
-	} else if t.roomMost > 0 && len(r.members) >= t.roomMost { // only changed under s.mu
+	} else if most := int(t.roomMost.Load()); most > 0 && len(r.members) >= most { // members is only changed under s.mu
 		return false
 	}
 	r.add(m)

@@ -27,7 +27,7 @@ func (l *loop) logAccess(p *peer) {
 	if e == nil {
 		return
 	}
-	asItIs := l.srv.cfg.LogIDs
+	asItIs := l.srv.config().LogIDs
 	relay, name := "", ""
 	if r := p.Room(); r != nil {
 		relay, name = shown(r.ID(), asItIs), shown(p.ID(), asItIs)
@@ -45,6 +45,6 @@ func (l *loop) logAccess(p *peer) {
 // logDropped writes the line of a connection that was closed before it had a loop.
 func (s *Server) logDropped(remote netip.AddrPort, cause closeCause) {
 	if e := s.access.Check(zap.InfoLevel, "connection"); e != nil {
-		e.Write(zap.String("remote", shownAddress(remote, s.cfg.LogIDs)), zap.Stringer("reason", cause))
+		e.Write(zap.String("remote", shownAddress(remote, s.config().LogIDs)), zap.Stringer("reason", cause))
 	}
 }

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"math"
 	"math/rand/v2"
 
 	"go.uber.org/zap"
@@ -46,20 +47,23 @@ func retryAfter() (seconds int) { return retryMin + rand.IntN(retryMax-retryMin+
 
 // prepareAdmission is called before the loops start.
 func (s *Server) prepareAdmission() {
-	s.table.LimitRooms(s.cfg.MaxRoomPeers)
-	if s.cfg.MaxConnectionsPerIP > 0 || s.cfg.MaxRoomsPerIP > 0 {
+	cfg := s.config()
+	s.table.LimitRooms(cfg.MaxRoomPeers)
+	s.countsIPs, s.countsIPRooms = cfg.MaxConnectionsPerIP > 0, cfg.MaxRoomsPerIP > 0
+	if s.countsIPs || s.countsIPRooms {
 		s.addresses = newAddressTable()
 	}
-	s.waiting.init(s.cfg.ConnectRate, s.cfg.ConnectBurst)
+	s.waiting.limit(cfg.ConnectRate, cfg.ConnectBurst)
 }
 
 func (s *Server) readsProxyHeaders() bool {
-	return s.cfg.ProxyProtocol == ProxyOptional || s.cfg.ProxyProtocol == ProxyRequired
+	mode := s.config().ProxyProtocol
+	return mode == ProxyOptional || mode == ProxyRequired
 }
 
 // needsAddresses reports whether loops keep their clients' addresses.
 func (s *Server) needsAddresses() bool {
-	return s.readsProxyHeaders() || s.addresses != nil || s.cfg.AccessLog
+	return s.readsProxyHeaders() || s.addresses != nil || s.config().AccessLog
 }
 
 // refuses returns why no upgrade is let in at the moment, or "" if they are.
@@ -90,7 +94,7 @@ func (p *peer) refused() upgrade.Refusal {
 		return upgrade.BusyConnectRate
 	}
 	if p.holds&overIP != 0 {
-		if !srv.addresses.promote(p.client().network(), srv.cfg.MaxConnectionsPerIP) {
+		if !srv.addresses.promote(p.client().network(), atMost(srv.config().MaxConnectionsPerIP)) {
 			return upgrade.BusyIPConnections
 		}
 		p.holds ^= overIP | holdsIPPlace
@@ -100,7 +104,7 @@ func (p *peer) refused() upgrade.Refusal {
 
 // takePlace takes one of MAX_CONNECTIONS places, if there is one.
 func (s *Server) takePlace() bool {
-	most := int64(s.cfg.MaxConnections)
+	most := int64(s.config().MaxConnections)
 	for {
 		n := s.places.Load()
 		if most > 0 && n >= most { // UnsetConnections means any number, too
@@ -113,10 +117,18 @@ func (s *Server) takePlace() bool {
 }
 
 // overfull reports whether so many connections without a place wait for their refusal that no more are
-// accepted.
+// accepted. More places than MAX_CONNECTIONS are taken when that has been lowered.
 func (s *Server) overfull() bool {
-	most := s.cfg.MaxConnections
-	return most > 0 && s.stats.connections.Load() >= int64(most+refusalFiles(most))
+	most := s.config().MaxConnections
+	return most > 0 && s.stats.connections.Load() >= max(int64(most), s.places.Load())+int64(refusalFiles(most))
+}
+
+// atMost turns a limit that is 0 if there is none into a number.
+func atMost(limit int) int {
+	if limit == 0 {
+		return math.MaxInt
+	}
+	return limit
 }
 
 // pauseAccepting stops accepting until a connection closes. It returns false if one has just closed.
@@ -134,10 +146,10 @@ func (l *loop) pauseAccepting() bool {
 // screen decides about an address that is known now. It returns what the connection holds, and false if the
 // connection is to be closed without an answer.
 func (s *Server) screen(c *client) (standing, bool) {
-	if s.cfg.MaxConnectionsPerIP == 0 {
+	if !s.countsIPs {
 		return 0, true
 	}
-	return s.addresses.enter(c.network(), s.cfg.MaxConnectionsPerIP)
+	return s.addresses.enter(c.network(), atMost(s.config().MaxConnectionsPerIP))
 }
 
 // release gives back what a closed connection held, and counts its end.
@@ -150,6 +162,11 @@ func (s *Server) release(held standing, c *client, cause closeCause) {
 	}
 	s.stats.connections.Add(-1)
 	s.stats.closed[cause].Add(1)
+	s.resumeAccepting()
+}
+
+// resumeAccepting undoes pauseAccepting if more can be accepted now.
+func (s *Server) resumeAccepting() {
 	if s.acceptPaused.Load() && !s.overfull() && s.acceptPaused.CompareAndSwap(true, false) {
 		s.loops[0].post(task{do: (*loop).watchListener})
 	}
@@ -169,10 +186,10 @@ func (l *loop) clientAt(slot int32) *client {
 // many.
 func (p *peer) takeRelay(relayID []byte) bool {
 	srv := p.loop.srv
-	if srv.cfg.MaxRoomsPerIP == 0 {
+	if !srv.countsIPRooms {
 		return true
 	}
-	if !srv.addresses.enterRelay(p.client().network(), relayID, srv.cfg.MaxRoomsPerIP) {
+	if !srv.addresses.enterRelay(p.client().network(), relayID, atMost(srv.config().MaxRoomsPerIP)) {
 		return false
 	}
 	p.holds |= holdsRelay
@@ -200,7 +217,7 @@ func (l *loop) proxyHeader(p *peer, data []byte) (rest []byte) {
 	block, had := p.gather(data, proxy.MaxSize)
 	size, named, err := proxy.Parse(block)
 	switch version := proxy.Detect(block); {
-	case version == proxy.None && l.srv.cfg.ProxyProtocol == ProxyOptional:
+	case version == proxy.None && l.cfg.ProxyProtocol == ProxyOptional:
 		if had > 0 { // the beginning of a request, of which head gets the rest
 			p.in.part.b = p.in.part.b[:had]
 		}

@@ -21,11 +21,11 @@ func (l *loop) arrive(a arrival) {
 	s := l.srv
 	if s.readsProxyHeaders() {
 		a.holds = awaitsHeader
-		if !s.cfg.TrustedProxies.Contain(a.client.addrPort().Addr()) {
+		if !s.config().TrustedProxies.Contain(a.client.addrPort().Addr()) {
 			a.holds |= untrusted
 		}
 	}
-	if a.holds&untrusted != 0 && s.cfg.ProxyProtocol == ProxyRequired {
+	if a.holds&untrusted != 0 && s.config().ProxyProtocol == ProxyRequired {
 		s.dropArrival(&a, closedUntrusted)
 		return
 	}
@@ -88,9 +88,16 @@ type turn struct {
 // take a task for each.
 const minTurns = 2 * time.Millisecond
 
-func (w *waiting) init(perSecond, burst int) {
-	if perSecond > 0 {
+// limit sets CONNECT_RATE. It does not change when those go on that wait already.
+func (w *waiting) limit(perSecond, burst int) {
+	switch {
+	case perSecond == 0:
+		w.limiter = nil
+	case w.limiter == nil:
 		w.limiter = rate.NewLimiter(rate.Limit(perSecond), burst)
+	default:
+		w.limiter.SetLimit(rate.Limit(perSecond))
+		w.limiter.SetBurst(burst)
 	}
 }
 
@@ -107,7 +114,7 @@ func (l *loop) mustQueue(a *arrival) bool {
 	switch {
 	case delay <= 0:
 		return false
-	case delay > time.Duration(l.srv.cfg.HandshakeTime):
+	case delay > time.Duration(l.cfg.HandshakeTime):
 		r.CancelAt(now)
 		a.holds |= overRate
 		return false

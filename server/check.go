@@ -3,6 +3,7 @@ package server
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,6 +22,7 @@ const (
 	maxCount      = 1_000_000_000     // of connections, peers and relays, and per second
 	maxByteRate   = 1_000_000_000_000 // bytes per second
 	minBudget     = 64 << 20
+	maxSecrets    = 16 // every token offered is compared with each
 )
 
 // check validates the settings that could be read and collects their faults.
@@ -42,9 +44,7 @@ func (c *check) all(cfg *Config) {
 		c.bad("HOST", fmt.Sprintf("%q", cfg.Host), "is neither an IP address nor a host name")
 	}
 	c.number("PORT", cfg.Port, 0, maxPort)
-	if cfg.AdminSecret != "" && !upgrade.IsToken([]byte(cfg.AdminSecret)) {
-		c.bad("ADMIN_SECRET", "its value", "holds a character that no browser can send in Sec-WebSocket-Protocol; allowed are letters, digits and !#$%%&'*+-.^_`|~")
-	}
+	c.secrets(cfg.AdminSecrets)
 	cfg.AllowedOrigins = c.origins(cfg.AllowedOrigins)
 	c.interval("CONNECTION_CHECK_INTERVAL", cfg.CheckInterval, "10ms", "24h")
 	c.interval("HANDSHAKE_TIMEOUT", cfg.HandshakeTime, "100ms", "1h")
@@ -62,6 +62,18 @@ func (c *check) all(cfg *Config) {
 	c.interval("DRAIN_DELAY", cfg.DrainDelay, "0s", "10m")
 	c.interval("DRAIN_PERIOD", cfg.DrainPeriod, "0s", "10m")
 	cfg.warnings = c.warnings(cfg)
+}
+
+func (c *check) secrets(secrets Secrets) {
+	const variable = "ADMIN_SECRET"
+	switch {
+	case c.set[variable] != "" && len(secrets) == 0:
+		c.bad(variable, "its value", "holds no secret")
+	case len(secrets) > maxSecrets:
+		c.bad(variable, "its value", "holds %d secrets; at most %d may be listed", len(secrets), maxSecrets)
+	case slices.ContainsFunc(secrets, func(s string) bool { return !upgrade.IsToken([]byte(s)) }):
+		c.bad(variable, "its value", "holds a character that no browser can send in Sec-WebSocket-Protocol; allowed are letters, digits and !#$%%&'*+-.^_`|~")
+	}
 }
 
 func (c *check) proxy(cfg *Config) {

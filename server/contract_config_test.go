@@ -13,7 +13,7 @@ import (
 
 // variables are all that can be set.
 var variables = []string{
-	"HOST", "PORT", "ADMIN_SECRET", "ALLOWED_ORIGINS", "CONNECTION_CHECK_INTERVAL", "HANDSHAKE_TIMEOUT",
+	"CONFIG_FILE", "HOST", "PORT", "ADMIN_SECRET", "ADMIN_SECRET_FILE", "ALLOWED_ORIGINS", "CONNECTION_CHECK_INTERVAL", "HANDSHAKE_TIMEOUT",
 	"MAX_MESSAGE_BYTES", "MAX_QUEUE_BYTES", "EVENT_LOOPS", "LOG_LEVEL", "LOG_FORMAT",
 	"PROXY_PROTOCOL", "TRUSTED_PROXIES", "MAX_CONNECTIONS", "MAX_CONNECTIONS_PER_IP", "MAX_ROOM_PEERS", "MAX_ROOMS_PER_IP",
 	"CONNECT_RATE", "CONNECT_BURST", "MESSAGE_RATE", "MESSAGE_BURST", "BYTE_RATE", "BYTE_BURST",
@@ -81,10 +81,12 @@ func TestConfigValid(t *testing.T) {
 	f("PORT", "1", address, ":1")
 	f("PORT", "65535", address, ":65535")
 
-	secret := func(c Config) any { return string(c.AdminSecret) }
-	f("ADMIN_SECRET", "s", secret, "s")
-	f("ADMIN_SECRET", "!#$%&'*+-.^_`|~09AZaz", secret, "!#$%&'*+-.^_`|~09AZaz")
-	f("ADMIN_SECRET", strings.Repeat("x", 4096), secret, strings.Repeat("x", 4096))
+	secrets := func(c Config) any { return []string(c.AdminSecrets) }
+	f("ADMIN_SECRET", "s", secrets, []string{"s"})
+	f("ADMIN_SECRET", "!#$%&'*+-.^_`|~09AZaz", secrets, []string{"!#$%&'*+-.^_`|~09AZaz"})
+	f("ADMIN_SECRET", strings.Repeat("x", 4096), secrets, []string{strings.Repeat("x", 4096)})
+	f("ADMIN_SECRET", "new, old,", secrets, []string{"new", "old"})
+	f("ADMIN_SECRET", "x"+strings.Repeat(",x", 15), secrets, strings.Split("x"+strings.Repeat(",x", 15), ","))
 
 	origins := func(c Config) any { return c.AllowedOrigins }
 	f("ALLOWED_ORIGINS", "*", origins, []string{"*"})
@@ -203,7 +205,7 @@ func TestConfigInvalid(t *testing.T) {
 	f("HOST", "a b", ":80", "127.0.0.1:80", "[::1]", "http://a", "a/b", " ", "127.0.0.256", "127.1", "a..b", ".", "-a", "a-.b", "a,b", "é",
 		"a@b", "::1%", strings.Repeat("a", 64), strings.Repeat("a.", 127)+"a")
 	f("PORT", "-1", "99999999999999999999", "1e3", "65536", "80a", "0x50", "+80", "8080.0", " 80", "http")
-	f("ADMIN_SECRET", "a b", "a,b", "a\"b", "(a)", "é", "a\tb", "a/b", "a=", "a:b", " ")
+	f("ADMIN_SECRET", "a b", "a,b c", "a\"b", "(a)", "é", "a\tb", "a/b", "a=", "a:b", " ", ",", " , ", "x"+strings.Repeat(",x", 16))
 	f("ALLOWED_ORIGINS", ",", " ", " , ,")
 	f("CONNECTION_CHECK_INTERVAL", "0", "9", "-1", "-30s", "9ms", "24h1ms", "86400001", "1.5", "1e4", "30 s", "thirty", "30S",
 		"0x10", "99999999999999999999", "1000000h")
@@ -335,9 +337,9 @@ func TestConfigAllFaults(t *testing.T) {
 			t.Errorf("faults of %q, want %q:\n%v", got, want, err)
 		}
 	}
-	const secret = "hunter2 "
+	const secret = "hunter2 x"
 	all := []string{
-		"HOST=a b", "PORT=http", "ADMIN_SECRET=" + secret, "ALLOWED_ORIGINS=,", "CONNECTION_CHECK_INTERVAL=often",
+		"CONFIG_FILE=/nonexistent", "HOST=a b", "PORT=http", "ADMIN_SECRET=" + secret, "ADMIN_SECRET_FILE=/nonexistent", "ALLOWED_ORIGINS=,", "CONNECTION_CHECK_INTERVAL=often",
 		"HANDSHAKE_TIMEOUT=1", "MAX_MESSAGE_BYTES=0", "MAX_QUEUE_BYTES=x", "EVENT_LOOPS=9999", "LOG_LEVEL=fatal", "LOG_FORMAT=xml",
 		"PROXY_PROTOCOL=on", "TRUSTED_PROXIES=x", "MAX_CONNECTIONS=-1", "MAX_CONNECTIONS_PER_IP=x", "MAX_ROOM_PEERS=x",
 		"MAX_ROOMS_PER_IP=-1", "CONNECT_RATE=5", "CONNECT_BURST=0", "MESSAGE_RATE=5", "MESSAGE_BURST=x", "BYTE_RATE=5", "BYTE_BURST=-1",
@@ -409,7 +411,7 @@ func TestConfigLog(t *testing.T) {
 			t.Errorf("%s is not logged", name)
 		}
 	}
-	if text := fmt.Sprint(logged.Fields, c, fmt.Sprintf("%+v", c)); strings.Contains(text, "hunter2") {
+	if text := fmt.Sprint(logged.Fields, c, fmt.Sprintf("%+v %#v", c, c)); strings.Contains(text, "hunter2") {
 		t.Errorf("the secret is shown: %s", text)
 	}
 	if got := logged.Fields["CONNECTION_CHECK_INTERVAL"]; got != "15s" {

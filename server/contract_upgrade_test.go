@@ -55,6 +55,10 @@ func TestAdminSecret(t *testing.T) {
 	f("hunter2", []string{"hunter2", "relay.v1", "x"}, "hunter2")
 	f("!#$%&'*+-.^_`|~", []string{"!#$%&'*+-.^_`|~"}, "!#$%&'*+-.^_`|~")
 
+	f("hunter3,hunter2", []string{"relay.v1", "hunter2"}, "hunter2")
+	f("hunter3,hunter2", []string{"hunter3"}, "hunter3")
+	f("hunter3,hunter2", []string{"hunter", "hunter1"}, "refused")
+
 	f("hunter2", nil, "refused")
 	f("hunter2", []string{"hunter3"}, "refused")
 	f("hunter2", []string{"hunter", "hunter22", "Hunter2", "2"}, "refused")

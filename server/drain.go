@@ -51,7 +51,7 @@ func (s *Server) Unready() (reasons []string) {
 	if s.nearLimit() {
 		reasons = append(reasons, "memory")
 	}
-	if most := int64(s.cfg.MaxConnections); most > 0 && s.places.Load() >= most {
+	if most := int64(s.config().MaxConnections); most > 0 && s.places.Load() >= most {
 		reasons = append(reasons, "connections")
 	}
 	return reasons
@@ -62,9 +62,9 @@ func (s *Server) Unready() (reasons []string) {
 func (s *Server) Drain(ctx context.Context) error {
 	s.draining.Store(true)
 	s.log.Info("draining", zap.Int("peers", s.table.Members()), zap.Int64("connections", s.stats.connections.Load()),
-		zap.Stringer("delay", s.cfg.DrainDelay), zap.Stringer("period", s.cfg.DrainPeriod))
+		zap.Stringer("delay", s.config().DrainDelay), zap.Stringer("period", s.config().DrainPeriod))
 	select {
-	case <-time.After(time.Duration(s.cfg.DrainDelay)):
+	case <-time.After(time.Duration(s.config().DrainDelay)):
 	case <-ctx.Done():
 	}
 	s.closePeers(ctx)
@@ -79,7 +79,7 @@ func (s *Server) Drain(ctx context.Context) error {
 func (s *Server) closePeers(ctx context.Context) {
 	tick := time.NewTicker(leaveStep)
 	defer tick.Stop()
-	began, period := time.Now(), time.Duration(s.cfg.DrainPeriod)
+	began, period := time.Now(), time.Duration(s.config().DrainPeriod)
 	endAccepting := func() { s.loops[0].post(task{do: (*loop).closeListener}) }
 	s.loops[0].post(task{do: (*loop).stopAccepting})
 	time.AfterFunc(s.handover, endAccepting)

@@ -273,10 +273,10 @@ func TestDrainDoesNotWaitForPeersThatNeverRead(t *testing.T) {
 	began := time.Now()
 	c := make(chan closing, 1)
 	go awaitClose(sender, "sender", c)
-	err := <-drain(s.cfg.DrainTime())
+	err := <-drain(s.config().DrainTime())
 	<-c
-	if took, most := time.Since(began), s.cfg.DrainTime()+2*time.Second; took > most || !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("drained after %v with %v; want an error after %v", took, err, s.cfg.DrainTime())
+	if took, most := time.Since(began), s.config().DrainTime()+2*time.Second; took > most || !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("drained after %v with %v; want an error after %v", took, err, s.config().DrainTime())
 	}
 	if n := s.Stats().Left; n != 1 {
 		t.Errorf("%d left, want 1", n)

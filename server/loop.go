@@ -81,6 +81,7 @@ type loop struct {
 	poll *pollset
 
 	// Owned by the loop's goroutine.
+	cfg         *Config // never written to; another one after a reload
 	events      []unix.EpollEvent
 	ready       int            // number of events that the pollset has reported
 	handled     int            // of these, how many have been handled: the others are left for the next round
@@ -126,7 +127,7 @@ type loop struct {
 
 func newLoop(s *Server, h *upgrade.Handshaker) *loop {
 	l := &loop{
-		srv: s, handshaker: h,
+		srv: s, cfg: s.config(), handshaker: h,
 		events: make([]unix.EpollEvent, maxEvents),
 		peers:  make([]*peer, firstPeerSlot),
 		in:     make([]byte, largeReadBytes),

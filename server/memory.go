@@ -2,6 +2,7 @@ package server
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"runtime/debug"
 	"slices"
@@ -47,8 +48,7 @@ const (
 	leastGrowth = 8 << 20
 )
 
-// ResolveBudget turns a share in cfg's MEMORY_BUDGET into bytes, and makes the budget Go's memory limit.
-// GOMEMLIMIT in the environment has precedence for the latter. If the machine's memory cannot be found out,
+// ResolveBudget turns a share in cfg's MEMORY_BUDGET into bytes. If the machine's memory cannot be found out,
 // there is no budget, and an error.
 func ResolveBudget(cfg *Config) error {
 	z := &cfg.MemoryBudget
@@ -63,10 +63,18 @@ func ResolveBudget(cfg *Config) error {
 		}
 		*z = Size{Bytes: max(int64(machine/100)*int64(z.Percent), minBudget)}
 	}
-	if z.Bytes > 0 && os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(z.Bytes - fixedBytes/2) // the rest is for what the kernel maps of the program
-	}
 	return nil
+}
+
+// LimitMemory makes a budget, resolved, Go's memory limit. GOMEMLIMIT in the environment has precedence.
+func LimitMemory(budget Size) {
+	switch {
+	case os.Getenv("GOMEMLIMIT") != "":
+	case budget.Bytes > 0:
+		debug.SetMemoryLimit(budget.Bytes - fixedBytes/2) // the rest is for what the kernel maps of the program
+	default:
+		debug.SetMemoryLimit(math.MaxInt64)
+	}
 }
 
 // budget is the state of MEMORY_BUDGET.
@@ -82,7 +90,7 @@ func bytesHeld() int64 { return bufferBytes.Load() + router.LogBytes() }
 // growthLimit returns the limit of bytesHeld. An eighth of the budget is left to Go's collector, which needs
 // room for buffers that are not used any more but not collected yet.
 func (s *Server) growthLimit() int64 {
-	b := s.cfg.MemoryBudget.Bytes
+	b := s.config().MemoryBudget.Bytes
 	if b == 0 {
 		return 0
 	}
@@ -110,9 +118,24 @@ func (s *Server) nearLimit() bool {
 	if limit == 0 {
 		return false
 	}
-	b := s.cfg.MemoryBudget.Bytes
-	return bytesHeld() > limit/100*refuseAt || s.silentBytes() > (b-b/8-fixedBytes)/100*refuseAt
+	b := s.config().MemoryBudget.Bytes
+	return bytesHeld() > limit/100*refuseAt || s.silentBytes() > mostSilentBytes(b)
 }
+
+// mostSilentBytes returns how much of a budget silent peers may take.
+func mostSilentBytes(budget int64) int64 { return (budget - budget/8 - fixedBytes) / 100 * refuseAt }
+
+// What connections take, to plan a host by.
+const (
+	// PlannedPeerBytes is for a silent peer, in this process and in the kernel, which takes some 3 KiB.
+	PlannedPeerBytes = peerBytes + 3<<10
+
+	// PlannedFixedBytes is for a process without connections.
+	PlannedFixedBytes = fixedBytes
+)
+
+// BudgetConnections returns how many silent peers a MEMORY_BUDGET in bytes lets in.
+func (c *Config) BudgetConnections() int64 { return mostSilentBytes(c.MemoryBudget.Bytes) / peerBytes }
 
 const (
 	// budgetTick is how often the limit is computed anew, since it depends on the number of connections.
@@ -126,7 +149,7 @@ const (
 func (s *Server) watchBudget() {
 	if limit := s.growthLimit(); limit == leastGrowth {
 		s.log.Warn("MEMORY_BUDGET is small for this number of event loops: little is left for messages",
-			zap.Int64("budget_bytes", s.cfg.MemoryBudget.Bytes), zap.Int64("limit_bytes", limit))
+			zap.Int64("budget_bytes", s.config().MemoryBudget.Bytes), zap.Int64("limit_bytes", limit))
 	}
 	ticker := time.NewTicker(budgetTick)
 	defer ticker.Stop()

@@ -88,7 +88,7 @@ func (l *loop) header(p *peer, b []byte) (header, *ending) {
 			return h, nil // a control frame: its size is checked
 		}
 	}
-	if h.size > 0 && h.length > int64(l.srv.cfg.MaxMessage-joined) && !(plain && h.opcode() == opText && h.length == heartbeatBytes) {
+	if h.size > 0 && h.length > int64(l.cfg.MaxMessage-joined) && !(plain && h.opcode() == opText && h.length == heartbeatBytes) {
 		return h, closingTooBig
 	}
 	return h, nil
@@ -148,7 +148,7 @@ func (l *loop) fragment(p *peer, h header, payload []byte) {
 		in.message = getBuffer(maxServerHeader + len(payload))
 		in.message.b = in.message.b[:maxServerHeader]
 	}
-	in.message = appendTo(in.message, payload, maxServerHeader+l.srv.cfg.MaxMessage)
+	in.message = appendTo(in.message, payload, maxServerHeader+l.cfg.MaxMessage)
 	if h.fin() {
 		message := in.message
 		in.message = nil         // must not be released while it is handled
@@ -178,10 +178,10 @@ func (l *loop) message(p *peer, op byte, b []byte, at int) {
 				}
 				return
 			}
-		}
-		if len(payload) > l.srv.cfg.MaxMessage { // as heartbeatBytes may be
-			l.failMessage(p, closingTooBig)
-			return
+			if heartbeatBytes > l.cfg.MaxMessage {
+				l.failMessage(p, closingTooBig)
+				return
+			}
 		}
 		if !utf8.Valid(payload) {
 			l.failMessage(p, closingTextNotUTF8)

@@ -115,11 +115,11 @@ func (s *Server) collectState(c collector, st Stats) {
 		}
 		c.gauge(descUnready, n, known)
 	}
-	c.gauge(descMaxConnections, int64(s.cfg.MaxConnections))
+	c.gauge(descMaxConnections, int64(s.config().MaxConnections))
 	c.gauge(descHeld, bufferBytes.Load(), "buffers")
 	c.gauge(descHeld, router.LogBytes(), "room_logs")
 	c.gauge(descHeldLimit, s.budget.limit.Load())
-	c.gauge(descBudget, s.cfg.MemoryBudget.Bytes)
+	c.gauge(descBudget, s.config().MemoryBudget.Bytes)
 }
 
 // collectCounters tells what all loops count together.

@@ -28,7 +28,7 @@ func (p *peer) sendLocked(b []byte) {
 }
 
 func (p *peer) enqueueLocked(b []byte) {
-	if waiting := p.waitingLocked(); waiting > 0 && waiting+len(b) > p.loop.srv.cfg.MaxQueue {
+	if waiting := p.waitingLocked(); waiting > 0 && waiting+len(b) > p.loop.srv.config().MaxQueue {
 		p.loop.srv.stats.queueDropped[closedSlow].Add(int64(len(b)))
 		p.muteLocked(closedSlow)
 		p.loop.post(task{peer: p, do: (*loop).closeSlow})

@@ -65,11 +65,25 @@ type pacer struct {
 
 // newPacer returns nil if no rate is set.
 func newPacer(l *loop) *pacer {
-	cfg := &l.srv.cfg
+	cfg := l.cfg
 	if cfg.MessageRate+cfg.ByteRate+cfg.RoomByteRate == 0 {
 		return nil
 	}
 	return &pacer{rates: newRates(cfg), loop: l}
+}
+
+// end makes l go on without c, which is replaced since the rates have changed. Those that are held back are read
+// again.
+func (c *pacer) end() {
+	c.loop.turns = append(append(c.loop.turns, c.held...), c.late...)
+	c.held, c.late = nil, nil // also for release, which a timer may still post
+	for slot, x := range c.paces {
+		if x != nil {
+			*x = pace{}
+			paces.Put(x)
+			c.paces[slot] = nil
+		}
+	}
 }
 
 // begin begins a turn.

@@ -125,8 +125,8 @@ func TestOneBatchAboveTheLimit(t *testing.T) {
 		from.Room().Publish(from, appendFrame(nil, opBinary, message))
 	}
 	flush(s)
-	if n := p.waiting(); n <= s.cfg.MaxQueue {
-		t.Fatalf("%d bytes wait for the peer, want all that its socket did not take: more than %d", n, s.cfg.MaxQueue)
+	if n := p.waiting(); n <= s.config().MaxQueue {
+		t.Fatalf("%d bytes wait for the peer, want all that its socket did not take: more than %d", n, s.config().MaxQueue)
 	}
 	for range messages {
 		c.wantFrame(0x2, string(message))

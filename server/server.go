@@ -31,7 +31,6 @@ const deadlineSlots = 32
 // Server is a relay. It is made by Listen.
 type Server struct {
 	// Static after Listen.
-	cfg       Config
 	log       *zap.Logger
 	access    *zap.Logger // nil unless ACCESS_LOG is set
 	began     time.Time
@@ -42,7 +41,11 @@ type Server struct {
 	inherited bool          // the listening socket comes from systemd
 	handover  time.Duration // time between stopAccepting and closeListener
 
-	addresses *addressTable // nil if nothing is limited per IP
+	addresses     *addressTable // nil if nothing was limited per IP at the start
+	countsIPs     bool          // addresses counts connections
+	countsIPRooms bool          // addresses counts relays
+
+	current atomic.Pointer[Config] // what config returns: see Reload
 
 	// Owned by the first loop, which accepts.
 	listener    int     // the listening socket, -1 when it is closed
@@ -96,9 +99,10 @@ func ListenOn(files []*os.File, cfg Config, log *zap.Logger) (*Server, error) {
 
 func newServer(cfg Config, log *zap.Logger, listener int, addr net.Addr) *Server {
 	s := &Server{
-		cfg: cfg, log: log, access: newAccessLog(&cfg, log), began: time.Now(), table: router.NewTable(),
+		log: log, access: newAccessLog(&cfg, log), began: time.Now(), table: router.NewTable(),
 		stop: make(chan struct{}), listener: listener, addr: addr,
 	}
+	s.current.Store(&cfg)
 	s.budget.ask = make(chan struct{}, 1)
 	s.prepareAdmission()
 	logging.SetLogger(nbioLogger{log})
@@ -209,13 +213,12 @@ func (l *loop) age(p *peer) time.Duration {
 
 // startLoops starts the event loops.
 func (s *Server) startLoops() error {
-	gate := upgrade.NewGate(string(s.cfg.AdminSecret), s.cfg.AllowedOrigins)
-	gate.Unready = s.Unready
-	for range s.cfg.Loops() {
+	gate, n := s.newGate(), s.config().Loops()
+	for range n {
 		l := newLoop(s, upgrade.NewHandshaker(gate))
 		if err := l.start(); err != nil {
 			s.stopLoops()
-			return fmt.Errorf("event loop %d of %d: %w", len(s.loops)+1, s.cfg.Loops(), err)
+			return fmt.Errorf("event loop %d of %d: %w", len(s.loops)+1, n, err)
 		}
 		s.loops = append(s.loops, l)
 	}

@@ -14,16 +14,28 @@ import (
 
 // The types of the settings that are neither texts nor numbers.
 
-// Secret is a text that must not appear in a log.
-type Secret string
+// Secrets is a list of texts that must not appear in a log.
+type Secrets []string
 
-// String hides the secret.
-func (s Secret) String() string {
-	if s == "" {
-		return ""
+// UnmarshalText parses a comma-separated list. It ignores blanks around an item, and empty items. It returns no
+// error: that would be reported with the value.
+func (s *Secrets) UnmarshalText(text []byte) error {
+	*s = nil
+	for item := range strings.SplitSeq(string(text), ",") {
+		if item = strings.TrimSpace(item); item != "" {
+			*s = append(*s, item)
+		}
 	}
-	return "***"
+	return nil
 }
+
+// String shows only how many secrets there are.
+func (s Secrets) String() string {
+	return strings.TrimSuffix(strings.Repeat("***,", len(s)), ",")
+}
+
+// GoString hides the secrets in %#v, too.
+func (s Secrets) GoString() string { return s.String() }
 
 // Interval is a duration that can also be written as a plain number of milliseconds.
 type Interval time.Duration

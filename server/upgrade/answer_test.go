@@ -11,7 +11,7 @@ import (
 func TestPlain(t *testing.T) {
 	f := func(head string, wantStatus int, wantNext After, wantConnection string) {
 		t.Helper()
-		res, body, v := answerTo(t, NewGate("", nil), head)
+		res, body, v := answerTo(t, NewGate(nil, nil), head)
 		wantReason := map[int]Refusal{404: refusedPath, 405: refusedMethod}[wantStatus]
 		if v.Status != wantStatus || v.Next != wantNext || v.Reason != wantReason {
 			t.Errorf("%q: %+v; want %d, %d, %q", head, v, wantStatus, wantNext, wantReason)
@@ -104,10 +104,10 @@ func TestPlainBody(t *testing.T) {
 		}
 	}
 	message := "relaygate: open a WebSocket at /v1?relayId=<relay>&peerId=<peer>"
-	f(NewGate("", nil), "/", map[string]any{"message": message})
-	f(NewGate("", nil), "/v1", map[string]any{"version": "v1.0", "isPublic": true})
-	f(NewGate("s", nil), "/v1", map[string]any{"version": "v1.0", "isPublic": false})
-	f(NewGate("s", []string{"https://a"}), "/v1/", map[string]any{"version": "v1.0", "isPublic": false})
+	f(NewGate(nil, nil), "/", map[string]any{"message": message})
+	f(NewGate(nil, nil), "/v1", map[string]any{"version": "v1.0", "isPublic": true})
+	f(NewGate([]string{"s"}, nil), "/v1", map[string]any{"version": "v1.0", "isPublic": false})
+	f(NewGate([]string{"s"}, []string{"https://a"}), "/v1/", map[string]any{"version": "v1.0", "isPublic": false})
 }
 
 func TestPlainCORS(t *testing.T) {
@@ -115,7 +115,7 @@ func TestPlainCORS(t *testing.T) {
 	f := func(origins []string, lines, want, wantVary string) {
 		t.Helper()
 		for _, path := range []string{"/", "/v1", "/v1/", "/v2"} {
-			res, _, _ := answerTo(t, NewGate("s", origins), "GET "+path+" HTTP/1.1\r\nHost: a\r\n"+lines+"\r\n")
+			res, _, _ := answerTo(t, NewGate([]string{"s"}, origins), "GET "+path+" HTTP/1.1\r\nHost: a\r\n"+lines+"\r\n")
 			if path == "/v2" {
 				want, wantVary = "", ""
 			}
@@ -149,7 +149,7 @@ func TestRefusals(t *testing.T) {
 		}
 	}
 	garbage := []byte("\x16\x03\x01\x02\x00") // all of it is taken
-	if answer, n, v := NewHandshaker(NewGate("", nil)).Answer(nil, garbage, 0); n != len(garbage) || v.Reason != refusedNotHTTP || v.Next != Closing {
+	if answer, n, v := NewHandshaker(NewGate(nil, nil)).Answer(nil, garbage, 0); n != len(garbage) || v.Reason != refusedNotHTTP || v.Next != Closing {
 		t.Errorf("Answer(%q) = %q, %d, %+v", garbage, answer, n, v)
 	}
 	seen := map[Refusal]bool{}

@@ -82,7 +82,9 @@ func TestHeadsAgainstNetHTTP(t *testing.T) {
 	}
 }
 
-var someGates = []*Gate{NewGate("", nil), NewGate("hunter2", nil), NewGate("", []string{"https://a"})}
+var someGates = []*Gate{
+	NewGate(nil, nil), NewGate([]string{"hunter2"}, nil), NewGate([]string{"hunter3", "hunter2"}, nil), NewGate(nil, []string{"https://a"}),
+}
 
 func checkHead(t *testing.T, data []byte) {
 	n, denied := headEnd(data, 0)
@@ -176,7 +178,7 @@ func checkDecision(t *testing.T, g *Gate, block []byte, req *http.Request, v Ver
 	t.Helper()
 	want, relayID, peerID := wantDecision(g, block, req)
 	if v.Status != want || want == 101 && (string(v.RelayID) != relayID || string(v.PeerID) != peerID) {
-		t.Errorf("%q with secret %q, origins %v: %+v; want %d, %q, %q", block, g.secret, g.origins, v, want, relayID, peerID)
+		t.Errorf("%q with secrets %q, origins %v: %+v; want %d, %q, %q", block, g.secrets, g.origins, v, want, relayID, peerID)
 	}
 	hasBody := encodingLine.Match(block) || req.ContentLength > 0
 	ends := listed(req.Header, "Connection", "close") ||
@@ -214,7 +216,10 @@ func wantDecision(g *Gate, block []byte, req *http.Request) (status int, relayID
 			return 403, "", ""
 		}
 	}
-	if secret := string(g.secret); secret != "" && !slices.Contains(items(header, "Sec-Websocket-Protocol"), secret) {
+	offers := func(secret []byte) bool {
+		return slices.Contains(items(header, "Sec-Websocket-Protocol"), string(secret))
+	}
+	if len(g.secrets) > 0 && !slices.ContainsFunc(g.secrets, offers) {
 		return 401, "", ""
 	}
 	if path != "/v1" && path != "/v1/" {

@@ -83,7 +83,7 @@ func skipEmptyLines(b []byte, i int) (int, *denial) {
 
 // httpRequest holds the parts of a header block that we use. Its slices alias the block.
 type httpRequest struct {
-	secret []byte // set before parse; empty if none is required
+	secrets [][]byte // set before parse; empty if none is required
 
 	method []byte
 	path   []byte // raw; nil if the target has none ("*", CONNECT)
@@ -107,8 +107,8 @@ type httpRequest struct {
 	origin        []byte
 	originsDiffer bool
 
-	protocol     []byte // the first token offered; nil if there is none
-	offersSecret int    // 1 if the secret is among the tokens offered
+	protocol []byte // the first token offered; nil if there is none
+	secret   []byte // the first token offered that is one of secrets; nil if there is none
 }
 
 // isUpgrade reports whether the client asks for a WebSocket. RFC 6455 §4.2.1 requires a GET, an Upgrade that
@@ -323,8 +323,8 @@ func (r *httpRequest) takeConnection(value []byte) {
 	}
 }
 
-// takeProtocols compares every token, also after a match. The time it takes then does not tell which token
-// was right, or how much of it. The secret's length is not hidden.
+// takeProtocols compares every token with every secret, also after a match. The time it takes then does not
+// tell which token was right, or how much of it. The secrets' number and lengths are not hidden.
 func (r *httpRequest) takeProtocols(value []byte) {
 	for more := true; more; {
 		var item []byte
@@ -335,7 +335,13 @@ func (r *httpRequest) takeProtocols(value []byte) {
 		if r.protocol == nil {
 			r.protocol = item
 		}
-		r.offersSecret |= subtle.ConstantTimeCompare(item, r.secret)
+		matches := 0
+		for _, s := range r.secrets {
+			matches |= subtle.ConstantTimeCompare(item, s)
+		}
+		if matches == 1 && r.secret == nil {
+			r.secret = item
+		}
 	}
 }
 

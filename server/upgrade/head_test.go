@@ -131,7 +131,7 @@ func TestParseDenied(t *testing.T) {
 		}
 		// The syntax goes before everything an upgrade is asked for.
 		head = strings.TrimSuffix(head, "\r\n") + "Connection: upgrade\r\nUpgrade: websocket\r\n\r\n"
-		answer, v := NewHandshaker(NewGate("s", []string{"https://a"})).appendAnswer(nil, []byte(head))
+		answer, v := NewHandshaker(NewGate([]string{"s"}, []string{"https://a"})).appendAnswer(nil, []byte(head))
 		if v.Next != Closing || v.Status != want.status || v.Reason != want.reason {
 			t.Errorf("appendAnswer(%q) = %q, %+v; want %+v", head, answer, v, want)
 		}

@@ -13,24 +13,23 @@ import (
 	"strings"
 )
 
-// Gate holds the settings that decide an upgrade. It is shared by all loops and static while they run.
+// Gate holds the settings that decide an upgrade. It is shared by all loops, and static.
 type Gate struct {
 	// Unready returns the reasons, each of one line, why GET /readyz is answered with 503. There is none if it
 	// is nil. Any goroutine may call it.
 	Unready func() []string
 
-	secret    []byte // empty if no secret is needed
+	secrets   [][]byte // empty if no secret is needed
 	anyOrigin bool
 	origins   map[string]struct{}
 	version   string // body of GET /v1
 }
 
-// NewGate makes a Gate. adminSecret must be empty or a token of RFC 9110, since a client can offer nothing
-// else. Origins that are empty or contain "*" allow any. Otherwise a request's origin is compared with them
+// NewGate makes a Gate. A client must offer one of adminSecrets, if there are any. Each must be a token of RFC
+// 9110, since a client can offer nothing else. Origins that are empty or contain "*" allow any. Otherwise a request's origin is compared with them
 // byte by byte.
-func NewGate(adminSecret string, allowedOrigins []string) *Gate {
+func NewGate(adminSecrets, allowedOrigins []string) *Gate {
 	g := &Gate{
-		secret:    []byte(adminSecret),
 		anyOrigin: len(allowedOrigins) == 0 || slices.Contains(allowedOrigins, "*"),
 		origins:   make(map[string]struct{}, len(allowedOrigins)),
 		version:   `{"version":"v1.0","isPublic":true}`,
@@ -38,7 +37,10 @@ func NewGate(adminSecret string, allowedOrigins []string) *Gate {
 	for _, origin := range allowedOrigins {
 		g.origins[origin] = struct{}{}
 	}
-	if adminSecret != "" {
+	for _, secret := range adminSecrets {
+		g.secrets = append(g.secrets, []byte(secret))
+	}
+	if len(g.secrets) > 0 {
 		g.version = `{"version":"v1.0","isPublic":false}`
 	}
 	return g
@@ -89,6 +91,9 @@ type Handshaker struct {
 // NewHandshaker returns a Handshaker that decides by the settings in g.
 func NewHandshaker(g *Gate) *Handshaker { return &Handshaker{gate: g} }
 
+// SetGate makes h decide by g from now on.
+func (h *Handshaker) SetGate(g *Gate) { h.gate = g }
+
 // Answer answers the request at the beginning of b: it appends the whole answer to dst and returns the
 // outcome. The request is b[:n]. If n is 0 the request is incomplete: call Answer again with more bytes and
 // seen = len(b). b[:seen] are the bytes that an earlier call has examined. Bytes that can no longer become a
@@ -110,7 +115,7 @@ func (h *Handshaker) Answer(dst, b []byte, seen int) (answer []byte, n int, v Ve
 
 // appendAnswer answers head, a complete header block found by headEnd.
 func (h *Handshaker) appendAnswer(dst, head []byte) ([]byte, Verdict) {
-	r := httpRequest{secret: h.gate.secret}
+	r := httpRequest{secrets: h.gate.secrets}
 	if denied := r.parse(head); denied != nil {
 		return appendRefusal(dst, denied)
 	}
@@ -129,7 +134,7 @@ func (h *Handshaker) examine(r *httpRequest) (relayID, peerID []byte, denied *de
 	if !h.gate.allowsOrigin(r) {
 		return nil, nil, denyOrigin
 	}
-	if len(h.gate.secret) > 0 && r.offersSecret == 0 {
+	if len(h.gate.secrets) > 0 && r.secret == nil {
 		return nil, nil, denySecret
 	}
 	if !isRelayPath(r.path) {
@@ -197,8 +202,8 @@ func (h *Handshaker) appendUpgrade(dst []byte, r *httpRequest) []byte {
 		"Sec-WebSocket-Accept: "...)
 	dst = base64.StdEncoding.AppendEncode(dst, sum[:])
 	selected := r.protocol
-	if len(h.gate.secret) > 0 {
-		selected = h.gate.secret
+	if len(h.gate.secrets) > 0 {
+		selected = r.secret
 	}
 	if selected != nil {
 		dst = append(dst, "\r\nSec-WebSocket-Protocol: "...)

@@ -68,7 +68,7 @@ func readAnswer(t *testing.T, answer []byte, toHEAD bool) (*http.Response, strin
 }
 
 func TestUpgrade(t *testing.T) {
-	open := NewGate("", nil)
+	open := NewGate(nil, nil)
 	f := func(g *Gate, head, wantRelay, wantPeer, wantProtocol string) {
 		t.Helper()
 		res, body, v := answerTo(t, g, head)
@@ -115,23 +115,28 @@ func TestUpgrade(t *testing.T) {
 	f(open, up(goodTarget, "Sec-WebSocket-Protocol: ", "Sec-WebSocket-Protocol: b", "Sec-WebSocket-Protocol: c"), "r", "p", "b")
 	f(open, up(goodTarget, "Sec-WebSocket-Protocol: (", "Origin: https://evil", "Origin: https://eviller"), "r", "p", "")
 
-	secret := NewGate("hunter2", []string{})
+	secret := NewGate([]string{"hunter2"}, []string{})
 	f(secret, chromeUpgrade, "room 42", "peer-9f86d081884c7d65", "hunter2")
 	f(secret, up(goodTarget, "Sec-WebSocket-Protocol: hunter2"), "r", "p", "hunter2")
 	f(secret, up(goodTarget, "Sec-WebSocket-Protocol: hunter2,hunter3"), "r", "p", "hunter2")
 	f(secret, up(goodTarget, "Sec-WebSocket-Protocol: a", "Sec-WebSocket-Protocol: b , hunter2"), "r", "p", "hunter2")
 
-	listed := NewGate("", []string{"https://a", "null", "https://app.example.com"})
+	rotated := NewGate([]string{"hunter3", "hunter2", "hunter10"}, nil)
+	f(rotated, up(goodTarget, "Sec-WebSocket-Protocol: hunter2"), "r", "p", "hunter2")
+	f(rotated, up(goodTarget, "Sec-WebSocket-Protocol: x, hunter3"), "r", "p", "hunter3")
+	f(rotated, up(goodTarget, "Sec-WebSocket-Protocol: hunter10, hunter3, hunter2"), "r", "p", "hunter10")
+
+	listed := NewGate(nil, []string{"https://a", "null", "https://app.example.com"})
 	f(listed, chromeUpgrade, "room 42", "peer-9f86d081884c7d65", "relay.v1")
 	f(listed, up(goodTarget, "Origin: null"), "r", "p", "")
 	f(listed, up(goodTarget, "Origin: https://a", "Origin: https://a"), "r", "p", "")
-	f(NewGate("", []string{"https://a", "*"}), up(goodTarget), "r", "p", "")
+	f(NewGate(nil, []string{"https://a", "*"}), up(goodTarget), "r", "p", "")
 }
 
 // Each request has all the faults of those below it too, as far as they go
 // together: so the order of the checks is tested with them.
 func TestUpgradeRefused(t *testing.T) {
-	g := NewGate("hunter2", []string{"https://a"})
+	g := NewGate([]string{"hunter2"}, []string{"https://a"})
 	f := func(head string, wantStatus int, wantReason Refusal, wantBody string) {
 		t.Helper()
 		res, body, v := answerTo(t, g, head)
@@ -230,8 +235,8 @@ func TestAnswerDoesNotAllocate(t *testing.T) {
 			t.Errorf("%.40q, answered with %d: %v allocations", head, v.Status, allocs)
 		}
 	}
-	closed := NewGate("hunter2", []string{"https://app.example.com"})
-	f(NewGate("", nil), chromeUpgrade)
+	closed := NewGate([]string{"hunter2"}, []string{"https://app.example.com"})
+	f(NewGate(nil, nil), chromeUpgrade)
 	f(closed, chromeUpgrade)
 	f(closed, strings.Replace(chromeUpgrade, "room%2042", "%c3%a9%ff%e2%82+", 1))
 	f(closed, strings.Replace(chromeUpgrade, "app.example", "evil.example", 1))
@@ -257,10 +262,10 @@ func BenchmarkUpgradeAnswer(b *testing.B) {
 			}
 		})
 	}
-	closed := NewGate("hunter2", []string{"https://app.example.com"})
-	f("chrome", NewGate("", nil), chromeUpgrade, 101)
+	closed := NewGate([]string{"hunter2"}, []string{"https://app.example.com"})
+	f("chrome", NewGate(nil, nil), chromeUpgrade, 101)
 	f("chrome-secret", closed, chromeUpgrade, 101)
-	f("minimal", NewGate("", nil), upgradeWith(goodTarget, goodKey, goodVersion), 101)
+	f("minimal", NewGate(nil, nil), upgradeWith(goodTarget, goodKey, goodVersion), 101)
 	f("refused", closed, strings.Replace(chromeUpgrade, "hunter2", "hunter3", 1), 401)
 	f("plain", closed, "GET /v1 HTTP/1.1\r\nHost: a\r\n\r\n", 200)
 }
