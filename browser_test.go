@@ -103,16 +103,18 @@ func TestClientInBrowser(t *testing.T) {
 	wantNoneEvicted(t, r)
 }
 
-// browse opens a page in a headless browser until the test ends.
-func browse(t *testing.T, url string) {
+// browse opens a page in a headless browser until the test ends. It returns the directory of the browser's
+// profile.
+func browse(t *testing.T, url string) (profile string) {
 	t.Helper()
 	chromium, err := exec.LookPath("chromium")
 	if err != nil {
 		t.Fatalf("apt-get install chromium: %v", err)
 	}
+	profile = t.TempDir()
 	c := exec.Command(chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
 		"--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
-		"--remote-debugging-port=0", "--user-data-dir="+t.TempDir(), url)
+		"--remote-debugging-port=0", "--user-data-dir="+profile, url)
 	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := c.Start(); err != nil {
 		t.Fatal(err)
@@ -121,4 +123,5 @@ func browse(t *testing.T, url string) {
 		_ = syscall.Kill(-c.Process.Pid, syscall.SIGKILL) // the group: it starts children
 		_ = c.Wait()
 	})
+	return profile
 }

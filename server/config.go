@@ -25,6 +25,7 @@ type Config struct {
 	MaxMessage     int           `env:"MAX_MESSAGE_BYTES" envDefault:"1048576" help:"largest message, in bytes; 1 to 67108864"`
 	MaxQueue       int           `env:"MAX_QUEUE_BYTES" help:"bytes that may wait for a peer that does not read, before it is closed; at least MAX_MESSAGE_BYTES + 65536; default that, or 1048576 if it is less"`
 	EventLoops     int           `env:"EVENT_LOOPS" envDefault:"0" help:"number of event loops, 1 to 1024; 0 means one for each core that Go may use"`
+	TryPage        Switch        `env:"TRY_PAGE" envDefault:"on" help:"on or off: whether GET / answers browsers with a page to try the relay on"`
 	LogLevel       zapcore.Level `env:"LOG_LEVEL" envDefault:"info" help:"debug, info, warn or error; debug logs every connection"`
 	LogFormat      LogFormat     `env:"LOG_FORMAT" envDefault:"json" help:"json or console"`
 

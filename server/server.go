@@ -20,6 +20,7 @@ import (
 	"go.uber.org/zap"
 
 	"relaygate/health"
+	"relaygate/page"
 	"relaygate/router"
 	"relaygate/server/upgrade"
 )
@@ -197,6 +198,9 @@ func (s *Server) age(p *peer) time.Duration {
 func (s *Server) startLoops() error {
 	gate := upgrade.NewGate(string(s.cfg.AdminSecret), s.cfg.AllowedOrigins)
 	gate.Unready = s.Unready
+	if s.cfg.TryPage {
+		gate.Page = page.Try()
+	}
 	for range s.cfg.Loops() {
 		l := newLoop(s, upgrade.NewHandshaker(gate))
 		if err := l.start(); err != nil {
