@@ -196,19 +196,29 @@ func serve(ctx context.Context, cfg server.Config, log *zap.Logger) int {
 	cfg.EventLoops = cfg.Loops()
 	limitConnections(&cfg, files, log)
 	spareProcessor(cfg.EventLoops)
+	operators, err := listenForOperators(cfg, log)
+	if err != nil {
+		log.Error("cannot start", zap.Error(err))
+		return 1
+	}
+	defer operators.Close()
 	s, err := listen(cfg, log)
 	if err != nil {
 		log.Error("cannot start", zap.Error(err))
 		return 1
 	}
+	operators.Started(s)
 	systemd := health.NewSystemd(log)
 	systemd.FeedWatchdog(s.Alive)
 	systemd.Ready()
 	log.Info("started", zap.String("version", version), zap.String("commit", revision()), zap.Stringer("address", s.Addr()),
-		zap.Int("loops", s.Loops()), zap.Uint64("open_files", files), zap.Object("settings", cfg))
+		zap.Stringer("health_address", operators), zap.Int("loops", s.Loops()), zap.Uint64("open_files", files), zap.Object("settings", cfg))
 	<-ctx.Done()
 
 	systemd.Stopping(cfg.DrainTime())
+	if cfg.ReusePort {
+		operators.Close() // the next process has this port as well
+	}
 	st := s.Stats()
 	begin := time.Now()
 	deadline, cancel := context.WithTimeout(context.Background(), cfg.DrainTime())
@@ -221,6 +231,22 @@ func serve(ctx context.Context, cfg server.Config, log *zap.Logger) int {
 		zap.Int("peers_at_signal", st.Peers), zap.Duration("drained_in", time.Since(begin)), zap.Int64("left", s.Stats().Left),
 		zap.Object("counters", s.Stats()), zap.Object("settings", cfg))
 	return 0
+}
+
+// listenForOperators serves HEALTH_ADDR. If that is off it returns nil, which does nothing. If another process
+// listens on the default address, the relay starts without: two on one host should not need settings.
+func listenForOperators(cfg server.Config, log *zap.Logger) (*health.HTTP, error) {
+	if cfg.HealthAddress == "" {
+		return nil, nil
+	}
+	h, err := health.ListenHTTP(health.HTTPOptions{
+		Address: string(cfg.HealthAddress), ReusePort: cfg.ReusePort, Version: version, Commit: revision(), Debug: cfg.Debug, DebugIDs: cfg.DebugIDs,
+	}, log)
+	if errors.Is(err, syscall.EADDRINUSE) && !cfg.HealthAddressChosen() {
+		log.Warn("nothing is served for operators: set HEALTH_ADDR to a free address", zap.Error(err))
+		return nil, nil
+	}
+	return h, err
 }
 
 // listen starts the relay on the socket that systemd has passed or, if there is none, on the address of cfg.

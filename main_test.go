@@ -102,7 +102,7 @@ func command(t *testing.T, environ []string, words ...string) *exec.Cmd {
 		words[i] = strings.ReplaceAll(words[i], "RELAYGATE", path)
 	}
 	c := exec.Command(words[0], words[1:]...)
-	c.Env = append([]string{"HOST=127.0.0.1", "PORT=0", "CONNECTION_CHECK_INTERVAL=24h", "DRAIN_PERIOD=0s"}, environ...)
+	c.Env = append([]string{"HOST=127.0.0.1", "PORT=0", "CONNECTION_CHECK_INTERVAL=24h", "DRAIN_PERIOD=0s", "HEALTH_ADDR=off"}, environ...)
 	return c
 }
 

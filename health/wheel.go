@@ -121,6 +121,18 @@ func (w *Wheel[T]) Remove(x T) {
 	s.slot = 0
 }
 
+// Since returns how long before now the hand was to pass x, which must sit in this wheel. It is right to within
+// a step. If the hand has not passed x yet, the result has no meaning.
+func (w *Wheel[T]) Since(x T, now time.Time) time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	back := w.hand - int(x.Seat().slot-1)
+	if back < 0 {
+		back += len(w.slots)
+	}
+	return now.Sub(w.due) + w.step*time.Duration(back+1)
+}
+
 // Turn moves the hand to its position at time now and calls visit for all sitters in the slots that it
 // passes. They stay seated. visit may call any method but Turn. It may be called for a sitter that another
 // goroutine has just removed.

@@ -119,7 +119,7 @@ func TestDirectMessagesTouchTheirTargetsAlone(t *testing.T) {
 		t.Errorf("%d recipients, want members 3 and 4", len(part))
 	}
 	b.deliver(part, new(Scratch))
-	r.finish(b, len(part))
+	r.finish(b, len(part), new(Traffic))
 	members[3].wantHeard(t, "xy")
 	members[4].wantHeard(t, "z")
 }

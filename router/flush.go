@@ -1,5 +1,7 @@
 package router
 
+import "time"
+
 // Limits of one call of Flush: it takes some hundred microseconds, for system calls or for copying. Between
 // two calls the caller can serve others, so a giant or full room delays none of them.
 const (
@@ -51,7 +53,7 @@ func (r *Room) Flush(s *Scratch) (left Progress, help bool) {
 // deliver writes a claimed part of a batch and returns the results of finish. It calls finish even after a
 // panic, because other goroutines wait for that.
 func (r *Room) deliver(b *batch, part []*Member, s *Scratch) (again, whole bool) {
-	defer func() { again, whole = r.finish(b, len(part)) }()
+	defer func() { again, whole = r.finish(b, len(part), &s.Traffic) }()
 	b.deliver(part, s)
 	return
 }
@@ -114,8 +116,8 @@ func (r *Room) claim(wait bool) (b *batch, part []*Member, others <-chan struct{
 }
 
 // finish records that n more recipients were written to. again says that the caller has more to flush. whole
-// says that the batch is complete; it is then recycled.
-func (r *Room) finish(b *batch, n int) (again, whole bool) {
+// says that the batch is complete; it is then counted in t and recycled.
+func (r *Room) finish(b *batch, n int, t *Traffic) (again, whole bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	b.written += n
@@ -125,6 +127,10 @@ func (r *Room) finish(b *batch, n int) (again, whole bool) {
 	r.out = nil
 	if b.done != nil {
 		close(b.done)
+	}
+	t.Batches.Add(uint64(len(b.entries)))
+	if !b.began.IsZero() {
+		t.Delays.AddTime(time.Since(b.began))
 	}
 	b.recycle()
 	r.active = r.log != nil

@@ -100,7 +100,7 @@ func TestNextLogWaits(t *testing.T) {
 		again <- left == Another
 	}()
 	<-slow.reached
-	if r.Publish(&from.Member, []byte("2")) {
+	if note, _ := r.Publish(&from.Member, []byte("2")); note {
 		t.Error("a message beside a flush obliges to note the room, where who flushes goes on")
 	}
 	if left, _ := r.Flush(new(Scratch)); left != Flushed {

@@ -131,25 +131,53 @@ func (r *Room) Over(now time.Duration, rate, burst int64) bool {
 // ID returns the relayId.
 func (r *Room) ID() string { return r.id }
 
-// Publish appends a copy of frame, one encoded message, to the log for all members but from. If note is true,
-// the caller has to call Flush at its next tick and again until Flush returns Flushed. Otherwise another
-// caller already has this duty, or there is no recipient.
-func (r *Room) Publish(from *Member, frame []byte) (note bool) {
+// State is what a room is at one moment.
+type State struct {
+	Room      *Room
+	Members   int
+	Delivered int64 // bytes published so far, counted once for each recipient
+	LogBytes  int   // published and not yet being written
+}
+
+// State returns the room's state.
+func (r *Room) State() State {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	st := State{Room: r, Members: len(r.members), Delivered: r.delivered}
+	if r.log != nil {
+		st.LogBytes = len(r.log.buf)
+	}
+	return st
+}
+
+// Each calls f for every member's connection. f must not call the room.
+func (r *Room) Each(f func(Conn)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, m := range r.members {
+		f(m.conn)
+	}
+}
+
+// Publish appends a copy of frame, one encoded message, to the log for all members but from. found reports
+// whether there was one. If note is true, the caller has to call Flush at its next tick and again until Flush
+// returns Flushed. Otherwise another caller already has this duty, or there is no recipient.
+func (r *Room) Publish(from *Member, frame []byte) (note, found bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.members) <= 1 && (len(r.members) == 0 || r.members[0] == from) {
-		return false // no recipient
+		return false, false
 	}
 	b := r.logLocked()
 	start := len(b.buf)
 	b.buf = append(b.buf, frame...)
 	b.entries = append(b.entries, entry{sender: from, start: start, end: len(b.buf)})
 	r.delivered += int64(len(frame)) * int64(len(r.members)-1)
-	return r.noteLocked(b)
+	return r.noteLocked(b), true
 }
 
-// PublishTo appends a copy of frame for every member called id, which may include from. found reports whether
-// there was one. note has the same meaning as in Publish. id is not kept.
+// PublishTo appends a copy of frame for every member called id, which may include from. The results are those
+// of Publish. id is not kept.
 func (r *Room) PublishTo(from *Member, id, frame []byte) (note, found bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -185,7 +213,7 @@ func (r *Room) PublishTo(from *Member, id, frame []byte) (note, found bool) {
 
 func (r *Room) logLocked() *batch {
 	if r.log == nil {
-		r.log = batches.Get().(*batch)
+		r.log = takeBatch()
 	}
 	return r.log
 }

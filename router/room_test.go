@@ -88,7 +88,7 @@ func TestFirstMessageObligesToNote(t *testing.T) {
 		return note
 	}
 	for _, publish := range []func() bool{
-		func() bool { return r.Publish(&a.Member, []byte("x")) },
+		func() bool { note, _ := r.Publish(&a.Member, []byte("x")); return note },
 		to,
 	} {
 		if !publish() {
@@ -107,7 +107,7 @@ func TestNobodyToHear(t *testing.T) {
 	table := NewTable()
 	a := joinRoom(table, "r", "a")
 	r := a.Room()
-	if r.Publish(&a.Member, []byte("x")) {
+	if note, _ := r.Publish(&a.Member, []byte("x")); note {
 		t.Error("a message that nobody can hear obliges to note the room")
 	}
 	if note, found := r.PublishTo(&a.Member, []byte("b"), []byte("x")); note || found {
@@ -127,7 +127,7 @@ func TestPublishInEmptyRoom(t *testing.T) {
 	a := joinRoom(table, "r", "a")
 	r := a.Room()
 	table.Leave(&a.Member)
-	if r.Publish(&a.Member, []byte("x")) {
+	if note, _ := r.Publish(&a.Member, []byte("x")); note {
 		t.Error("a broadcast obliges to note the room")
 	}
 	if note, found := r.PublishTo(&a.Member, []byte("a"), []byte("x")); note || found {
@@ -142,7 +142,7 @@ func TestPublishAfterLeaving(t *testing.T) {
 	a, b := joinRoom(table, "r", "a"), joinRoom(table, "r", "b")
 	r := a.Room()
 	table.Leave(&a.Member)
-	if !r.Publish(&a.Member, []byte("x")) {
+	if note, _ := r.Publish(&a.Member, []byte("x")); !note {
 		t.Error("a message that one member can hear does not oblige to note the room")
 	}
 	flushAll(r, new(Scratch))
@@ -186,7 +186,7 @@ func TestLogLimit(t *testing.T) {
 	if r.Full() {
 		t.Error("a room whose log is below its limit is full")
 	}
-	if note := r.Publish(&a.Member, make([]byte, LogLimit/2+1)); note || !r.Full() {
+	if note, _ := r.Publish(&a.Member, make([]byte, LogLimit/2+1)); note || !r.Full() {
 		t.Fatalf("a log past its limit: obliges %v, full %v; want false, true", note, r.Full())
 	}
 	flushAll(r, s)

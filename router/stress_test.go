@@ -147,7 +147,7 @@ func stress(t *testing.T, stay, senders, messages, padding int) {
 						t.Error("nobody called stayer was found")
 					}
 				} else {
-					note = r.Publish(&e.Member, frame)
+					note, _ = r.Publish(&e.Member, frame)
 				}
 				loops.do(i, note, r, s)
 			}

@@ -1,6 +1,7 @@
 // Package router decides who receives a message. It knows the members of each relay's room, the messages of a
 // room since the last tick, and the targetPeerId of a text message. It knows no sockets, HTTP, WebSocket or
-// clock: a member is an interface that takes encoded frames, and the publisher says when to flush.
+// clock, except to measure delays: a member is an interface that takes encoded frames, and the publisher says
+// when to flush.
 //
 // A message's path: [Room.Publish] copies the encoded frame into the room's log. At the tick [Room.Flush]
 // takes the log and writes to every member, in one Write, the frames that are for it.
@@ -10,6 +11,8 @@ import (
 	"hash/maphash"
 	"sync"
 	"sync/atomic"
+
+	"relaygate/health/histogram"
 )
 
 // shardCount is the number of stripes of the table's lock, a power of two. With 256 stripes, two loops that
@@ -106,6 +109,19 @@ func (t *Table) Rooms() int {
 		s.mu.Unlock()
 	}
 	return n
+}
+
+// Sizes returns the numbers of members of all rooms.
+func (t *Table) Sizes() (sizes histogram.Histogram) {
+	for i := range t.shards {
+		s := &t.shards[i]
+		s.mu.Lock()
+		for _, r := range s.rooms {
+			sizes.Add(uint64(len(r.members))) // only changed under s.mu
+		}
+		s.mu.Unlock()
+	}
+	return sizes
 }
 
 // All returns all current rooms, for a drain.

@@ -65,7 +65,7 @@ func TestLogsAloneAreTooLarge(t *testing.T) {
 	release := stall(s)
 	frame := append(frameHeader(0x82, 0, size), make([]byte, size)...)
 	for _, p := range peers {
-		if p.Room().Publish(&p.Member, frame) {
+		if note, _ := p.Room().Publish(&p.Member, frame); note {
 			p.loop.post(task{room: p.Room()})
 		}
 	}

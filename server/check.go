@@ -49,6 +49,7 @@ func (c *check) all(cfg *Config) {
 	c.interval("CONNECTION_CHECK_INTERVAL", cfg.CheckInterval, "10ms", "24h")
 	c.interval("HANDSHAKE_TIMEOUT", cfg.HandshakeTime, "100ms", "1h")
 	c.queue(cfg)
+	_, cfg.healthChosen = c.set["HEALTH_ADDR"]
 	c.number("EVENT_LOOPS", cfg.EventLoops, 0, maxEventLoops)
 	if !c.unread["LOG_LEVEL"] && (cfg.LogLevel < zapcore.DebugLevel || cfg.LogLevel > zapcore.ErrorLevel) {
 		c.bad("LOG_LEVEL", fmt.Sprintf("%q", c.set["LOG_LEVEL"]), "is %v", errNoLevel)

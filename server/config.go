@@ -26,6 +26,9 @@ type Config struct {
 	MaxQueue       int           `env:"MAX_QUEUE_BYTES" help:"bytes that may wait for a peer that does not read, before it is closed; at least MAX_MESSAGE_BYTES + 65536; default that, or 1048576 if it is less"`
 	EventLoops     int           `env:"EVENT_LOOPS" envDefault:"0" help:"number of event loops, 1 to 1024; 0 means one for each core that Go may use"`
 	TryPage        Switch        `env:"TRY_PAGE" envDefault:"on" help:"on or off: whether GET / answers browsers with a page to try the relay on"`
+	HealthAddress  HealthAddress `env:"HEALTH_ADDR" envDefault:"127.0.0.1:8081" help:"host:port where operators are answered: /livez, /readyz, /metrics, /debug/rooms; empty or off: nowhere"`
+	Debug          bool          `env:"DEBUG" envDefault:"false" help:"true or false: whether HEALTH_ADDR also serves /debug/pprof"`
+	DebugIDs       bool          `env:"DEBUG_IDS" envDefault:"false" help:"true or false: whether /debug/rooms shows ids and addresses as they are, not as keyed hashes"`
 	LogLevel       zapcore.Level `env:"LOG_LEVEL" envDefault:"info" help:"debug, info, warn or error; debug logs every connection"`
 	LogFormat      LogFormat     `env:"LOG_FORMAT" envDefault:"json" help:"json or console"`
 
@@ -51,7 +54,8 @@ type Config struct {
 	DrainPeriod Interval `env:"DRAIN_PERIOD" envDefault:"5s" help:"time over which the peers are closed after that; 0s to 10m"`
 	ReusePort   bool     `env:"REUSE_PORT" envDefault:"false" help:"true or false: whether another relaygate may listen on the same port, to take over from this one"`
 
-	warnings []string
+	warnings     []string
+	healthChosen bool // HEALTH_ADDR is set
 }
 
 // UnsetConnections is Config.MaxConnections if MAX_CONNECTIONS is not set: the open-file limit decides.
@@ -61,6 +65,9 @@ const UnsetConnections = -1
 func (c *Config) Address() string {
 	return net.JoinHostPort(c.Host, strconv.Itoa(c.Port))
 }
+
+// HealthAddressChosen reports whether HEALTH_ADDR was set, and is not the default.
+func (c *Config) HealthAddressChosen() bool { return c.healthChosen }
 
 // Loops returns the number of event loops: EVENT_LOOPS or, if that is 0, one for each core. On 2 cores,
 // shared with the load, two loops were compared with one (bench, same run). They delivered 1.25 times as much
@@ -75,12 +82,14 @@ func (c *Config) Loops() int {
 }
 
 // ParseConfig reads and validates the settings from environ, which has the form of os.Environ. An empty
-// variable counts as not set. The error joins all faults. Each begins with its variable's name.
+// variable counts as not set, but for HEALTH_ADDR, where it means off. The error joins all faults. Each begins with its variable's name.
 func ParseConfig(environ []string) (Config, error) {
 	set := make(map[string]string)
 	for k, v := range env.ToMap(environ) {
 		if v != "" {
 			set[k] = v
+		} else if k == "HEALTH_ADDR" {
+			set[k] = "off"
 		}
 	}
 	cfg, err := env.ParseAsWithOptions[Config](env.Options{

@@ -18,6 +18,7 @@ var variables = []string{
 	"PROXY_PROTOCOL", "TRUSTED_PROXIES", "MAX_CONNECTIONS", "MAX_CONNECTIONS_PER_IP", "MAX_ROOM_PEERS", "MAX_ROOMS_PER_IP",
 	"CONNECT_RATE", "CONNECT_BURST", "MESSAGE_RATE", "MESSAGE_BURST", "BYTE_RATE", "BYTE_BURST",
 	"ROOM_BYTE_RATE", "ROOM_BYTE_BURST", "MEMORY_BUDGET", "DRAIN_DELAY", "DRAIN_PERIOD", "REUSE_PORT",
+	"HEALTH_ADDR", "DEBUG", "DEBUG_IDS",
 }
 
 func TestConfigDefaults(t *testing.T) {
@@ -28,6 +29,7 @@ func TestConfigDefaults(t *testing.T) {
 		MaxMessage:    1 << 20,
 		MaxQueue:      1<<20 + 64<<10,
 		TryPage:       true,
+		HealthAddress: "127.0.0.1:8081",
 		LogLevel:      zapcore.InfoLevel,
 		LogFormat:     "json",
 
@@ -50,7 +52,9 @@ func TestConfigDefaults(t *testing.T) {
 	f("PATH=/bin", "RELAYGATE=x", "port=99", "MAX_MESSAGE=5", "=C:=x", "HOSTNAME=a b")
 	var empty []string
 	for _, name := range variables {
-		empty = append(empty, name+"=")
+		if name != "HEALTH_ADDR" { // empty means off
+			empty = append(empty, name+"=")
+		}
 	}
 	f(empty...)
 }
@@ -117,6 +121,13 @@ func TestConfigValid(t *testing.T) {
 	f("MAX_MESSAGE_BYTES", "1000", queue, 1<<20)
 	f("MAX_MESSAGE_BYTES", "983040", queue, 1<<20)
 	f("MAX_MESSAGE_BYTES", "67108864", queue, 64<<20+64<<10)
+
+	health := func(c Config) any { return fmt.Sprint(c.HealthAddress, c.HealthAddressChosen()) }
+	f("HEALTH_ADDR", "", health, "off true")
+	f("HEALTH_ADDR", "OFF", health, "off true")
+	f("HEALTH_ADDR", ":9090", health, ":9090 true")
+	f("HEALTH_ADDR", "[::1]:0", health, "[::1]:0 true")
+	f("HEALTH_ADDR", "localhost:65535", health, "localhost:65535 true")
 
 	loops := func(c Config) any { return c.EventLoops }
 	f("EVENT_LOOPS", "0", loops, 0)
@@ -219,6 +230,9 @@ func TestConfigInvalid(t *testing.T) {
 	f("DRAIN_PERIOD", "-1s", "601s", "slowly")
 	f("TRY_PAGE", "yes", "2", "-")
 	f("REUSE_PORT", "yes", "2", "on")
+	f("HEALTH_ADDR", "on", "8081", "127.0.0.1", "::1:80", "127.0.0.1:x", "127.0.0.1:65536", "127.0.0.1:-1", "a b:80", "http://a:80")
+	f("DEBUG", "yes", "2")
+	f("DEBUG_IDS", "yes")
 	f("LOG_FORMAT", "text", "xml", "jsn", "json,console")
 }
 

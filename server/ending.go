@@ -120,8 +120,7 @@ func (l *loop) close(p *peer) {
 	}
 	p.mu.Lock()
 	p.phase = phaseClosed
-	p.mute = true
-	p.dropQueueLocked()
+	p.muteLocked(p.cause)
 	_ = syscall.Close(int(p.fd))
 	p.mu.Unlock()
 	srv.wheels[was].Remove(p)

@@ -16,11 +16,21 @@ func (l *loop) beat(p *peer) {
 		l.closeWith(p, closingHeartbeat)
 	case stuck:
 		p.mu.Lock()
-		p.muteLocked()
+		p.muteLocked(closedSlow)
 		p.mu.Unlock()
 		l.closeSlow(p)
 	default:
+		l.meter.heartbeats++
 		p.Write(pingFrame)
+	}
+}
+
+// pongCame counts how long p took to answer our ping. Only what comes first after a ping is counted as its
+// answer, and only if it is a pong: other messages are sent whenever the peer likes.
+func (l *loop) pongCame(p *peer) {
+	if l.awaited {
+		l.awaited = false
+		l.meter.roundTrips.AddTime(l.srv.wheels[phaseOpen].Since(p, l.now))
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -95,15 +96,18 @@ type loop struct {
 	work        int            // what is left of turnWork for that peer
 	leaving     int            // rooms flushed because a peer left, since the pollset was asked last
 	answered    bool           // that peer's request has been answered, and another may follow
+	awaited     bool           // that peer had sent nothing since our last ping
 	freeBeat    bool           // that peer may say ping or pong once at no cost: see pay
 	flushAnyway bool           // one part of a room is flushed although peers hold more memory than they may
 	scratch     router.Scratch
 	peeker      router.Peeker
 	handshaker  *upgrade.Handshaker
 	pacer       *pacer // nil if no rate is set
+	meter       meter
 
-	clock   uint32  // time since the server's start when this round began, in hundredths of a second
-	drained *leaves // the peers' closing in a drain, nil until it begins
+	now     time.Time // when this round began
+	clock   uint32    // the same since the server's start, in hundredths of a second
+	drained *leaves   // the peers' closing in a drain, nil until it begins
 
 	watchLogged time.Time // when a failure to watch a connection was logged last
 	yielded     time.Time // when Go's scheduler was last given a chance
@@ -112,6 +116,8 @@ type loop struct {
 	spareTurns []*peer
 	spareRooms []*router.Room
 	spareTasks []task
+
+	reported atomic.Pointer[meter] // what report has copied last
 
 	mu      sync.Mutex // guards what follows
 	posted  []task
@@ -126,6 +132,7 @@ func newLoop(s *Server, h *upgrade.Handshaker) *loop {
 		in:     make([]byte, largeReadBytes),
 	}
 	l.pacer = newPacer(l)
+	l.reported.Store(new(meter))
 	if s.needsAddresses() {
 		l.clients = new(clients)
 	}
@@ -149,6 +156,7 @@ func (l *loop) stop() {
 				l.close(p)
 			}
 		}
+		l.report()
 		l.mu.Lock()
 		l.stopped = true
 		l.mu.Unlock()
@@ -184,6 +192,7 @@ func (l *loop) post(t task) bool {
 func (l *loop) run() {
 	l.setClock(time.Now())
 	for {
+		left := len(l.turns) + len(l.due) + len(l.noted)
 		l.giveTurns()
 		n, woken := l.handleEvents()
 		if woken { // after the events: a heartbeat must not miss a peer's answer
@@ -194,15 +203,20 @@ func (l *loop) run() {
 			l.freed = l.freed[:0]
 		}
 		l.flushDue()
+		light := n == 1 && l.ready == 1 && l.handled == 1 && l.events[0].Fd >= firstPeerSlot
+		if light {
+			l.flushDue() // it is not worth a system call to ask whether another message has come
+		}
 		now := time.Now()
+		if n+left > 0 {
+			l.meter.rounds.AddTime(now.Sub(l.now))
+		}
 		l.setClock(now)
 		if now.Sub(l.yielded) > yieldAfter {
 			runtime.Gosched()
 			l.yielded = now
 		}
-		if light := n == 1 && l.ready == 1 && l.handled == 1 && l.events[0].Fd >= firstPeerSlot; light {
-			l.flushDue() // it is not worth a system call to ask whether another message has come
-		} else if n > 0 {
+		if n > 0 && !light {
 			continue
 		}
 		if l.handled == l.ready && l.srv.budget.relieving.Load() {
@@ -260,7 +274,9 @@ func passed(began *time.Time, d time.Duration) bool {
 }
 
 // setClock sets the clock of the next round.
-func (l *loop) setClock(now time.Time) { l.clock = hundredths(now.Sub(l.srv.began)) }
+func (l *loop) setClock(now time.Time) {
+	l.now, l.clock = now, hundredths(now.Sub(l.srv.began))
+}
 
 // allAwaitSpace reports whether every peer in turns, if there is any, waits for a full room that another loop
 // flushes. The loop is then woken when one of the rooms has space again.

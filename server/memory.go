@@ -167,7 +167,7 @@ func (s *Server) relief() (closed int) {
 	for _, h := range holders {
 		excess += h.bytes
 	}
-	slices.SortFunc(holders, func(a, b holder) int { return b.bytes - a.bytes })
+	slices.SortFunc(holders, heavierFirst)
 	for _, h := range holders {
 		if excess <= 0 || h.bytes < smallHolder && logs > limit/2 { // what helps then is that rooms are flushed
 			break
@@ -184,20 +184,27 @@ func (s *Server) relief() (closed int) {
 func (s *Server) holders() (all []holder) {
 	var mu sync.Mutex
 	s.onLoops(func(l *loop) {
-		var own []holder
-		for _, p := range l.peers {
-			if p != nil {
-				if n := p.bytesHeld(); n > 0 {
-					own = append(own, holder{p, n})
-				}
-			}
-		}
+		own := l.holders()
 		mu.Lock()
 		defer mu.Unlock()
 		all = append(all, own...)
 	})
 	return all
 }
+
+// holders returns the loop's peers that hold something.
+func (l *loop) holders() (own []holder) {
+	for _, p := range l.peers {
+		if p != nil {
+			if n := p.bytesHeld(); n > 0 {
+				own = append(own, holder{p, n})
+			}
+		}
+	}
+	return own
+}
+
+func heavierFirst(a, b holder) int { return b.bytes - a.bytes }
 
 // onLoops calls f in every loop and waits until all have returned. A stopped loop does not call it.
 func (s *Server) onLoops(f func(*loop)) {

@@ -166,9 +166,12 @@ func (l *loop) message(p *peer, op byte, b []byte, at int) {
 		if len(payload) == heartbeatBytes {
 			switch string(payload) {
 			case "ping":
+				l.meter.receive(kindPing, payload)
 				l.out = appendFrame(l.out, opText, []byte("pong"))
 				return
 			case "pong":
+				l.meter.receive(kindPong, payload)
+				l.pongCame(p)
 				return
 			}
 		}
@@ -183,17 +186,29 @@ func (l *loop) message(p *peer, op byte, b []byte, at int) {
 		p.spoke = l.clock
 		switch route, target := l.peeker.Peek(payload); route {
 		case router.Direct:
-			if note, _ := room.PublishTo(&p.Member, target, encodeInPlace(b, at, len(payload), op)); note {
-				l.noted = append(l.noted, room)
-			}
+			l.meter.receive(kindDirect, payload)
+			note, found := room.PublishTo(&p.Member, target, encodeInPlace(b, at, len(payload), op))
+			l.published(room, note, found, dropNoSuchPeer)
 			return
 		case router.Nobody:
+			l.meter.receive(kindDirect, payload)
+			l.meter.dropped[dropNoSuchPeer]++
 			return
 		}
 	}
 	p.spoke = l.clock
-	if room.Publish(&p.Member, encodeInPlace(b, at, len(payload), op)) {
+	l.meter.receive(kindOf(op), payload)
+	note, found := room.Publish(&p.Member, encodeInPlace(b, at, len(payload), op))
+	l.published(room, note, found, dropAlone)
+}
+
+// published notes the room of a message for the next flush, or counts that the message had no recipient.
+func (l *loop) published(room *router.Room, note, found bool, why drop) {
+	if note {
 		l.noted = append(l.noted, room)
+	}
+	if !found {
+		l.meter.dropped[why]++
 	}
 }
 

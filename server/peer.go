@@ -159,5 +159,6 @@ func (p *peer) open(relayID, peerID, answer []byte) upgrade.Refusal {
 	srv.wheels[phaseHead].Remove(p)
 	srv.wheels[phaseOpen].AddSpread(p)
 	p.heard, p.holds = true, p.holds|fresh
+	p.loop.meter.handshakes.AddTime(p.loop.age(p))
 	return ""
 }

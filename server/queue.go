@@ -17,7 +17,7 @@ func (p *peer) sendLocked(b []byte) {
 	if p.out == nil {
 		n, err := send(int(p.fd), b)
 		if err != 0 && err != syscall.EAGAIN && err != syscall.EINTR {
-			p.muteLocked() // the socket is broken: p's loop reads it to the end and closes it
+			p.muteLocked(closedGone) // the socket is broken: p's loop reads it to the end and closes it
 			return
 		}
 		if b = b[n:]; len(b) == 0 {
@@ -29,7 +29,8 @@ func (p *peer) sendLocked(b []byte) {
 
 func (p *peer) enqueueLocked(b []byte) {
 	if waiting := p.waitingLocked(); waiting > 0 && waiting+len(b) > p.loop.srv.cfg.MaxQueue {
-		p.muteLocked()
+		p.loop.srv.stats.queueDropped[closedSlow].Add(int64(len(b)))
+		p.muteLocked(closedSlow)
 		p.loop.post(task{peer: p, do: (*loop).closeSlow})
 		return
 	}
@@ -53,13 +54,16 @@ func (p *peer) waitingLocked() int {
 	return len(p.out.b) - p.out.sent
 }
 
-// muteLocked drops the queue and everything sent from now on.
-func (p *peer) muteLocked() {
+// muteLocked drops the queue, for the given reason, and everything sent from now on.
+func (p *peer) muteLocked(why closeCause) {
 	p.mute = true
-	p.dropQueueLocked()
+	if n := p.waitingLocked(); n > 0 {
+		p.loop.srv.stats.queueDropped[why].Add(int64(n))
+	}
+	p.freeQueueLocked()
 }
 
-func (p *peer) dropQueueLocked() {
+func (p *peer) freeQueueLocked() {
 	putBuffer(p.out)
 	p.out = nil
 }
@@ -78,11 +82,11 @@ func (p *peer) flushQueue() (emptied bool) {
 		case err == syscall.EAGAIN:
 			return false
 		case err != 0 && err != syscall.EINTR:
-			p.muteLocked()
+			p.muteLocked(closedGone)
 			return true
 		}
 		if p.out.sent += n; p.out.sent == len(p.out.b) {
-			p.dropQueueLocked()
+			p.freeQueueLocked()
 		}
 	}
 	return true

@@ -122,19 +122,25 @@ func (s *Server) start() error {
 	}
 	s.running.Go(s.reclaim)
 	s.running.Go(s.watchBudget)
+	s.running.Go(s.watchLoops)
 	s.loops[0].post(task{do: (*loop).watchListener})
 	return nil
 }
 
 // Alive reports whether every event loop does a task within the given time. After Drain it reports true.
-func (s *Server) Alive(within time.Duration) bool {
+func (s *Server) Alive(within time.Duration) bool { return s.ask(func(*loop) {}, within) }
+
+// ask calls f in every loop, and waits until all have returned or the time is over. It reports whether all
+// have, or the server has stopped. A loop that is late calls f all the same.
+func (s *Server) ask(f func(*loop), within time.Duration) bool {
 	done := make(chan struct{}, len(s.loops))
-	s.postAll(func(*loop, *peer) { done <- struct{}{} })
-	timeout := time.After(within)
+	s.postAll(func(l *loop, _ *peer) { f(l); done <- struct{}{} })
+	timeout := time.NewTimer(within)
+	defer timeout.Stop()
 	for range s.loops {
 		select {
 		case <-done:
-		case <-timeout:
+		case <-timeout.C:
 			return false
 		case <-s.stop:
 			return true
@@ -192,6 +198,11 @@ func hundredths(d time.Duration) uint32 { return uint32(d / (10 * time.Milliseco
 // age returns how long ago p was accepted.
 func (s *Server) age(p *peer) time.Duration {
 	return time.Duration(s.now()-p.born) * 10 * time.Millisecond
+}
+
+// age is the same at the beginning of the loop's round.
+func (l *loop) age(p *peer) time.Duration {
+	return time.Duration(l.clock-p.born) * 10 * time.Millisecond
 }
 
 // startLoops starts the event loops.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -83,6 +84,36 @@ func (f *LogFormat) UnmarshalText(text []byte) error {
 		return nil
 	}
 	return errors.New("neither json nor console")
+}
+
+// HealthAddress is the host:port at which operators are answered, or empty if they are not.
+type HealthAddress string
+
+// UnmarshalText parses host:port, :port or off.
+func (a *HealthAddress) UnmarshalText(text []byte) error {
+	*a = ""
+	if strings.EqualFold(string(text), "off") {
+		return nil
+	}
+	host, port, err := net.SplitHostPort(string(text))
+	if err != nil {
+		return errors.New("neither host:port nor off")
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return fmt.Errorf("no address: the port is not from 0 to %d", maxPort)
+	}
+	if host != "" && !isAddress(host) && !isHostName(host) {
+		return errors.New("no address: the part before the port is neither an IP address nor a host name")
+	}
+	*a = HealthAddress(text)
+	return nil
+}
+
+func (a HealthAddress) String() string {
+	if a == "" {
+		return "off"
+	}
+	return string(a)
 }
 
 // ProxyMode says whether connections begin with a PROXY protocol header: off, optional or required.

@@ -18,6 +18,9 @@ type stats struct {
 	upgraded    atomic.Int64
 	refused     [len(upgrade.Refusals)]atomic.Int64
 	closed      [closeCauses]atomic.Int64
+
+	queueDropped [closeCauses]atomic.Int64 // bytes that waited for a connection when it ended
+
 	acceptFails atomic.Int64
 	heldBack    atomic.Int64
 	panics      atomic.Int64

@@ -149,7 +149,8 @@ func (l *loop) serveLater(p *peer) {
 // serve handles data from p. It returns the end of data that is not handled because the turn's work is
 // done, the room is full or p is over a rate. It writes to data.
 func (l *loop) serve(p *peer, data []byte) (rest []byte) {
-	l.freeBeat = !p.heard || p.holds&fresh != 0
+	l.awaited = !p.heard
+	l.freeBeat = l.awaited || p.holds&fresh != 0
 	p.heard, p.holds = true, p.holds&^fresh
 	for len(data) > 0 && l.work > 0 && !p.mustWait() && (l.pacer == nil || !l.pacer.over(p)) {
 		switch p.phase {
