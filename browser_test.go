@@ -13,9 +13,9 @@ import (
 	"time"
 )
 
-// page opens two WebSockets with a secret, lets them exchange a broadcast, a direct
+// testPage opens two WebSockets with a secret, lets them exchange a broadcast, a direct
 // message and a ping, asks for /v1 across origins, and posts what it saw.
-const page = `<!doctype html><script>
+const testPage = `<!doctype html><script>
 const relay = %q, secret = %q, seen = [];
 const done = text => fetch('/result', {method: 'POST', body: text});
 const fail = what => done('failed: ' + what + ' after ' + seen);
@@ -51,7 +51,7 @@ func TestBrowser(t *testing.T) {
 	r := startRelay(t, "ADMIN_SECRET="+secret, "ALLOWED_ORIGINS="+web.URL)
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
-		fmt.Fprintf(w, page, r.addr, secret)
+		fmt.Fprintf(w, testPage, r.addr, secret)
 	})
 	mux.HandleFunc("POST /result", func(_ http.ResponseWriter, req *http.Request) {
 		b, _ := io.ReadAll(req.Body)

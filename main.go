@@ -21,6 +21,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"relaygate/health"
+	"relaygate/page"
 	"relaygate/server"
 )
 
@@ -241,6 +242,7 @@ func listenForOperators(cfg server.Config, log *zap.Logger) (*health.HTTP, error
 	}
 	h, err := health.ListenHTTP(health.HTTPOptions{
 		Address: string(cfg.HealthAddress), ReusePort: cfg.ReusePort, Version: version, Commit: revision(), Debug: cfg.Debug, DebugIDs: cfg.DebugIDs,
+		Page: page.Dashboard(),
 	}, log)
 	if errors.Is(err, syscall.EADDRINUSE) && !cfg.HealthAddressChosen() {
 		log.Warn("nothing is served for operators: set HEALTH_ADDR to a free address", zap.Error(err))

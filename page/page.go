@@ -1,6 +1,5 @@
 // Package page holds the pages that people open in a browser: one document each, with its style and script
-// inside, and nothing from elsewhere. It knows neither HTTP servers nor sockets. What a page asks for is up to
-// its script.
+// inside, and nothing from elsewhere. What a page asks for is up to its script.
 package page
 
 import (
@@ -9,11 +8,13 @@ import (
 	"crypto/sha256"
 	"embed"
 	"encoding/base64"
+	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 )
 
-//go:embed common.css try
+//go:embed common.css try dashboard
 var files embed.FS
 
 // Document is a page, ready to be sent. It is static, and shared by all who send it.
@@ -25,6 +26,20 @@ type Document struct {
 
 // Try is the page of the public port on which the relay can be tried out.
 var Try = sync.OnceValue(func() *Document { return assemble("try", "qr.js", "peer.js", "script.js") })
+
+// Dashboard is the page for operators. It shows what /history.json of the same server tells.
+var Dashboard = sync.OnceValue(func() *Document { return assemble("dashboard", "chart.js", "script.js") })
+
+// ServeHTTP makes a Document an http.Handler.
+func (d *Document) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
+	for line := range strings.SplitSeq(strings.TrimSuffix(d.Header, "\r\n"), "\r\n") {
+		name, value, _ := strings.Cut(line, ": ")
+		w.Header().Set(name, value)
+	}
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.Header().Set("Content-Length", strconv.Itoa(len(d.Body)))
+	_, _ = w.Write(d.Body)
+}
 
 // assemble makes a page of dir's index.html: it fills in the style, which is common.css and dir's style.css,
 // and the script, which is dir's scripts one after another.

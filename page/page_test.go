@@ -46,6 +46,7 @@ func TestDocuments(t *testing.T) {
 		}
 	}
 	f(Try())
+	f(Dashboard())
 }
 
 func between(t *testing.T, body, from, to string) string {
