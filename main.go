@@ -18,7 +18,6 @@ import (
 
 	"github.com/coreos/go-systemd/v22/activation"
 	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
 
 	"relaygate/health"
 	"relaygate/page"
@@ -88,7 +87,9 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		fmt.Fprintln(stdout, "relaygate: the configuration is valid")
 		return 0
 	}
-	return serve(ctx, cfg, newLog(cfg, stderr))
+	log, flush := newLog(cfg, stderr)
+	defer flush()
+	return serve(ctx, cfg, log)
 }
 
 // builtFrom names the commit, if it is known, and Go's version.
@@ -140,19 +141,6 @@ usage: relaygate [-help] [-version] [-check]
 It is configured by environment variables alone:
 
 %s`, server.Usage())
-}
-
-// newLog returns a log that writes one line per event to w.
-func newLog(cfg server.Config, w io.Writer) *zap.Logger {
-	ec := zap.NewProductionEncoderConfig()
-	ec.TimeKey = "time"
-	ec.EncodeTime = zapcore.RFC3339NanoTimeEncoder
-	encoder := zapcore.NewJSONEncoder(ec)
-	if cfg.LogFormat == "console" {
-		ec.EncodeLevel = zapcore.CapitalLevelEncoder
-		encoder = zapcore.NewConsoleEncoder(ec)
-	}
-	return zap.New(zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(w)), cfg.LogLevel))
 }
 
 // spareProcessor lets Go run one goroutine more than there are loops. A loop that waits for events holds a

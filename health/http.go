@@ -55,6 +55,9 @@ type HTTPOptions struct {
 // aliveWithin is how long a loop may take to do a task before the process counts as not alive.
 const aliveWithin = time.Second
 
+// headerTimeout is the time for the header of a request. Only tests change it.
+var headerTimeout = 5 * time.Second
+
 // HTTP serves an operator's requests. A nil one serves none.
 type HTTP struct {
 	options  HTTPOptions
@@ -89,8 +92,8 @@ func ListenHTTP(o HTTPOptions, log *zap.Logger) (*HTTP, error) {
 	h.server = &http.Server{
 		Handler:           h.routes(log),
 		ErrorLog:          zap.NewStdLog(log.Named("health")),
-		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       5 * time.Second,
+		ReadHeaderTimeout: headerTimeout,
+		ReadTimeout:       2 * headerTimeout,
 		WriteTimeout:      2 * time.Minute, // a CPU profile takes 30 seconds
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    16 << 10,
@@ -134,6 +137,7 @@ func (h *HTTP) Close() {
 	if h != nil {
 		h.stopping.Do(func() { close(h.stop) })
 		_ = h.server.Close()
+		_ = h.listener.Close() // server does not know it yet if Serve has not been called
 	}
 }
 

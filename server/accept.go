@@ -2,11 +2,11 @@ package server
 
 import (
 	"context"
+	"errors"
 	"net"
 	"syscall"
 	"time"
 
-	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 )
 
@@ -93,21 +93,12 @@ func (l *loop) acceptAll() {
 }
 
 // acceptFailed stops accepting for a while.
-func (l *loop) acceptFailed(err error) {
+func (l *loop) acceptFailed(err syscall.Errno) {
 	s := l.srv
 	s.stats.acceptFails.Add(1)
-	l.logNotAccepting("cannot accept connections: open-file limit or memory", err)
+	s.stats.acceptError.Store(uint32(err))
 	l.ignoreListener(nil)
 	time.AfterFunc(acceptRetry, func() { l.post(task{do: (*loop).watchListener}) })
-}
-
-// logNotAccepting logs at most once a second that connections have to wait in the kernel's backlog.
-func (l *loop) logNotAccepting(message string, err error) {
-	s := l.srv
-	if now := time.Now(); now.Sub(s.acceptLogged) >= time.Second {
-		s.acceptLogged = now
-		s.log.Warn(message, zap.Error(err), zap.Int64("connections", s.stats.connections.Load()))
-	}
 }
 
 // watchListener makes the loop accept connections, unless the server is draining.
@@ -125,14 +116,18 @@ func (l *loop) add(a *arrival) {
 	now := s.now()
 	p := &peer{loop: l, fd: a.fd, slot: l.takeSlot(), born: now, spoke: now, holds: a.holds}
 	l.peers[p.slot] = p
+	if s.access != nil {
+		l.relayed = append(l.relayed, make([]uint32, len(l.peers)-len(l.relayed))...)
+		l.relayed[p.slot] = 0
+	}
 	if l.clients != nil {
 		*l.clients.at(p.slot) = a.client
 	}
 	s.wheels[phaseHead].Add(p)
 	if err := l.poll.add(int(p.fd), p.slot, connectionEvents); err != nil {
-		if now := time.Now(); now.Sub(l.watchLogged) >= time.Second {
-			l.watchLogged = now
-			s.log.Warn("cannot watch connection: is fs.epoll.max_user_watches reached?", zap.Error(err))
+		s.stats.watchFails.Add(1)
+		if errno := syscall.Errno(0); errors.As(err, &errno) {
+			s.stats.watchError.Store(uint32(errno))
 		}
 		l.close(p)
 		return

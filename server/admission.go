@@ -58,7 +58,9 @@ func (s *Server) readsProxyHeaders() bool {
 }
 
 // needsAddresses reports whether loops keep their clients' addresses.
-func (s *Server) needsAddresses() bool { return s.readsProxyHeaders() || s.addresses != nil }
+func (s *Server) needsAddresses() bool {
+	return s.readsProxyHeaders() || s.addresses != nil || s.cfg.AccessLog
+}
 
 // refuses returns why no upgrade is let in at the moment, or "" if they are.
 func (s *Server) refuses() upgrade.Refusal {
@@ -124,7 +126,7 @@ func (l *loop) pauseAccepting() bool {
 	if !s.overfull() && s.acceptPaused.CompareAndSwap(true, false) {
 		return false
 	}
-	l.logNotAccepting("cannot accept connections: MAX_CONNECTIONS are open, and as many more as may wait for a refusal", nil)
+	s.stats.acceptPauses.Add(1)
 	l.ignoreListener(nil)
 	return true
 }

@@ -63,6 +63,9 @@ func (s *Server) dropArrival(a *arrival, cause closeCause) {
 	if e := s.log.Check(zap.DebugLevel, "connection closed"); e != nil {
 		e.Write(zap.Stringer("remote", &a.client), zap.Stringer("cause", cause))
 	}
+	if s.access != nil {
+		s.logDropped(a.client.addrPort(), cause)
+	}
 	_ = syscall.Close(int(a.fd))
 	s.release(a.holds, &a.client, cause)
 }

@@ -31,6 +31,8 @@ type Config struct {
 	DebugIDs       bool          `env:"DEBUG_IDS" envDefault:"false" help:"true or false: whether /debug/rooms shows ids and addresses as they are, not as keyed hashes"`
 	LogLevel       zapcore.Level `env:"LOG_LEVEL" envDefault:"info" help:"debug, info, warn or error; debug logs every connection"`
 	LogFormat      LogFormat     `env:"LOG_FORMAT" envDefault:"json" help:"json or console"`
+	AccessLog      bool          `env:"ACCESS_LOG" envDefault:"false" help:"true or false: whether each connection is logged at its end"`
+	LogIDs         bool          `env:"LOG_IDS" envDefault:"false" help:"true or false: whether ACCESS_LOG shows ids and addresses as they are, not as keyed hashes"`
 
 	ProxyProtocol  ProxyMode `env:"PROXY_PROTOCOL" envDefault:"off" help:"off, optional or required: whether connections from TRUSTED_PROXIES begin with a PROXY protocol header (version 1 or 2) that names the client"`
 	TrustedProxies Prefixes  `env:"TRUSTED_PROXIES" help:"comma-separated addresses and CIDRs of the load balancers whose PROXY header is believed, such as 10.0.0.0/8; required unless PROXY_PROTOCOL is off"`

@@ -18,7 +18,7 @@ var variables = []string{
 	"PROXY_PROTOCOL", "TRUSTED_PROXIES", "MAX_CONNECTIONS", "MAX_CONNECTIONS_PER_IP", "MAX_ROOM_PEERS", "MAX_ROOMS_PER_IP",
 	"CONNECT_RATE", "CONNECT_BURST", "MESSAGE_RATE", "MESSAGE_BURST", "BYTE_RATE", "BYTE_BURST",
 	"ROOM_BYTE_RATE", "ROOM_BYTE_BURST", "MEMORY_BUDGET", "DRAIN_DELAY", "DRAIN_PERIOD", "REUSE_PORT",
-	"HEALTH_ADDR", "DEBUG", "DEBUG_IDS",
+	"HEALTH_ADDR", "DEBUG", "DEBUG_IDS", "ACCESS_LOG", "LOG_IDS",
 }
 
 func TestConfigDefaults(t *testing.T) {
@@ -122,7 +122,7 @@ func TestConfigValid(t *testing.T) {
 	f("MAX_MESSAGE_BYTES", "983040", queue, 1<<20)
 	f("MAX_MESSAGE_BYTES", "67108864", queue, 64<<20+64<<10)
 
-	health := func(c Config) any { return fmt.Sprint(c.HealthAddress, c.HealthAddressChosen()) }
+	health := func(c Config) any { return fmt.Sprintf("%v %v", c.HealthAddress, c.HealthAddressChosen()) }
 	f("HEALTH_ADDR", "", health, "off true")
 	f("HEALTH_ADDR", "OFF", health, "off true")
 	f("HEALTH_ADDR", ":9090", health, ":9090 true")
@@ -233,6 +233,8 @@ func TestConfigInvalid(t *testing.T) {
 	f("HEALTH_ADDR", "on", "8081", "127.0.0.1", "::1:80", "127.0.0.1:x", "127.0.0.1:65536", "127.0.0.1:-1", "a b:80", "http://a:80")
 	f("DEBUG", "yes", "2")
 	f("DEBUG_IDS", "yes")
+	f("ACCESS_LOG", "yes")
+	f("LOG_IDS", "yes")
 	f("LOG_FORMAT", "text", "xml", "jsn", "json,console")
 }
 
@@ -344,6 +346,7 @@ func TestConfigAllFaults(t *testing.T) {
 		"PROXY_PROTOCOL=on", "TRUSTED_PROXIES=x", "MAX_CONNECTIONS=-1", "MAX_CONNECTIONS_PER_IP=x", "MAX_ROOM_PEERS=x",
 		"MAX_ROOMS_PER_IP=-1", "CONNECT_RATE=5", "CONNECT_BURST=0", "MESSAGE_RATE=5", "MESSAGE_BURST=x", "BYTE_RATE=5", "BYTE_BURST=-1",
 		"ROOM_BYTE_RATE=5", "ROOM_BYTE_BURST=0", "MEMORY_BUDGET=1", "DRAIN_DELAY=x", "DRAIN_PERIOD=1h", "REUSE_PORT=maybe",
+		"HEALTH_ADDR=here", "DEBUG=x", "DEBUG_IDS=x", "ACCESS_LOG=x", "LOG_IDS=x",
 	}
 	if len(all) != len(variables) {
 		t.Fatalf("%d faults for %d variables", len(all), len(variables))

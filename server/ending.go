@@ -114,6 +114,9 @@ func (l *loop) close(p *peer) {
 	if e := srv.log.Check(zap.DebugLevel, "connection closed"); e != nil {
 		p.logClosed(e)
 	}
+	if srv.access != nil {
+		l.logAccess(p)
+	}
 	was := p.phase
 	if was <= phaseOpen && p.Room() != nil { // a panic may have left it in its room before it was open
 		p.leave()

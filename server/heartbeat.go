@@ -25,13 +25,10 @@ func (l *loop) beat(p *peer) {
 	}
 }
 
-// pongCame counts how long p took to answer our ping. Only what comes first after a ping is counted as its
-// answer, and only if it is a pong: other messages are sent whenever the peer likes.
+// pongCame counts how long p took to answer our ping. It is called if the pong is the first message after the
+// ping: other messages are sent whenever the peer likes.
 func (l *loop) pongCame(p *peer) {
-	if l.awaited {
-		l.awaited = false
-		l.meter.roundTrips.AddTime(l.srv.wheels[phaseOpen].Since(p, l.now))
-	}
+	l.meter.roundTrips.AddTime(l.srv.wheels[phaseOpen].Since(p, l.now))
 }
 
 // stuck reports whether bytes were queued at the last heartbeat and still are, and the peer's kernel has

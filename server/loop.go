@@ -86,6 +86,7 @@ type loop struct {
 	handled     int            // of these, how many have been handled: the others are left for the next round
 	peers       []*peer        // by slot; nil where the slot is free
 	clients     *clients       // by slot; nil if no setting needs addresses
+	relayed     []uint32       // messages from each peer, by slot; nil unless ACCESS_LOG is set
 	free        []int32        // slots
 	freed       []int32        // slots that become free at the end of the round
 	turns       []*peer        // peers not read to the end, in the order of their turns
@@ -109,8 +110,7 @@ type loop struct {
 	clock   uint32    // the same since the server's start, in hundredths of a second
 	drained *leaves   // the peers' closing in a drain, nil until it begins
 
-	watchLogged time.Time // when a failure to watch a connection was logged last
-	yielded     time.Time // when Go's scheduler was last given a chance
+	yielded time.Time // when Go's scheduler was last given a chance
 
 	// Owned by the loop's goroutine: memory for the next turns, noted and posted.
 	spareTurns []*peer

@@ -161,6 +161,8 @@ func (l *loop) fragment(p *peer, h header, payload []byte) {
 func (l *loop) message(p *peer, op byte, b []byte, at int) {
 	payload := b[at:]
 	room := p.Room()
+	first := l.awaited
+	l.awaited = false
 	if op == opText {
 		l.work -= len(payload) / textPerWork
 		if len(payload) == heartbeatBytes {
@@ -171,7 +173,9 @@ func (l *loop) message(p *peer, op byte, b []byte, at int) {
 				return
 			case "pong":
 				l.meter.receive(kindPong, payload)
-				l.pongCame(p)
+				if first {
+					l.pongCame(p)
+				}
 				return
 			}
 		}
@@ -186,20 +190,28 @@ func (l *loop) message(p *peer, op byte, b []byte, at int) {
 		p.spoke = l.clock
 		switch route, target := l.peeker.Peek(payload); route {
 		case router.Direct:
-			l.meter.receive(kindDirect, payload)
+			l.count(p, kindDirect, payload)
 			note, found := room.PublishTo(&p.Member, target, encodeInPlace(b, at, len(payload), op))
 			l.published(room, note, found, dropNoSuchPeer)
 			return
 		case router.Nobody:
-			l.meter.receive(kindDirect, payload)
+			l.count(p, kindDirect, payload)
 			l.meter.dropped[dropNoSuchPeer]++
 			return
 		}
 	}
 	p.spoke = l.clock
-	l.meter.receive(kindOf(op), payload)
+	l.count(p, kindOf(op), payload)
 	note, found := room.Publish(&p.Member, encodeInPlace(b, at, len(payload), op))
 	l.published(room, note, found, dropAlone)
+}
+
+// count counts a message of p that is to be relayed.
+func (l *loop) count(p *peer, k kind, payload []byte) {
+	l.meter.receive(k, payload)
+	if l.relayed != nil {
+		l.relayed[p.slot]++
+	}
 }
 
 // published notes the room of a message for the next flush, or counts that the message had no recipient.

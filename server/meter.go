@@ -101,13 +101,17 @@ func (s *Server) measured() (sum meter) {
 // lagInterval is how often it is measured how long a loop takes to do a task.
 const lagInterval = time.Second
 
-// watchLoops measures the loops' lag until the server stops.
+// watchLoops measures the loops' lag, and looks for trouble, until the server stops.
 func (s *Server) watchLoops() {
 	ticker := time.NewTicker(lagInterval)
 	defer ticker.Stop()
+	troubles := s.troubles()
 	for {
 		select {
-		case <-ticker.C:
+		case now := <-ticker.C:
+			for _, t := range troubles {
+				t.look(now, s.log)
+			}
 			posted := time.Now()
 			s.postAll(func(l *loop, _ *peer) { l.meter.lags.AddTime(time.Since(posted)) })
 		case <-s.stop:

@@ -34,6 +34,7 @@ type Server struct {
 	// Static after Listen.
 	cfg       Config
 	log       *zap.Logger
+	access    *zap.Logger // nil unless ACCESS_LOG is set
 	began     time.Time
 	table     *router.Table
 	wheels    [phases]*health.Wheel[*peer]
@@ -45,11 +46,10 @@ type Server struct {
 	addresses *addressTable // nil if nothing is limited per IP
 
 	// Owned by the first loop, which accepts.
-	listener     int       // the listening socket, -1 when it is closed
-	nextLoop     int       // the position of the loop that got the last connection
-	acceptLogged time.Time // when a failed accept was logged last
-	waiting      waiting   // connections held back by CONNECT_RATE
-	lastAccepts  bool      // the socket is about to be closed: what waits in it is accepted above every limit
+	listener    int     // the listening socket, -1 when it is closed
+	nextLoop    int     // the position of the loop that got the last connection
+	waiting     waiting // connections held back by CONNECT_RATE
+	lastAccepts bool    // the socket is about to be closed: what waits in it is accepted above every limit
 
 	places       atomic.Int64 // connections within MAX_CONNECTIONS
 	acceptPaused atomic.Bool  // accepting has stopped until a connection closes
@@ -96,7 +96,10 @@ func ListenOn(files []*os.File, cfg Config, log *zap.Logger) (*Server, error) {
 }
 
 func newServer(cfg Config, log *zap.Logger, listener int, addr net.Addr) *Server {
-	s := &Server{cfg: cfg, log: log, began: time.Now(), table: router.NewTable(), stop: make(chan struct{}), listener: listener, addr: addr}
+	s := &Server{
+		cfg: cfg, log: log, access: newAccessLog(&cfg, log), began: time.Now(), table: router.NewTable(),
+		stop: make(chan struct{}), listener: listener, addr: addr,
+	}
 	s.budget.ask = make(chan struct{}, 1)
 	s.prepareAdmission()
 	logging.SetLogger(nbioLogger{log})

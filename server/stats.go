@@ -22,9 +22,15 @@ type stats struct {
 	queueDropped [closeCauses]atomic.Int64 // bytes that waited for a connection when it ended
 
 	acceptFails atomic.Int64
-	heldBack    atomic.Int64
-	panics      atomic.Int64
-	left        atomic.Int64
+	acceptError atomic.Uint32 // the latest, as a syscall.Errno
+	watchFails  atomic.Int64  // connections that could not be added to a pollset
+	watchError  atomic.Uint32 // the latest, as a syscall.Errno
+
+	acceptPauses atomic.Int64 // times that accepting stopped because too many waited for a refusal
+
+	heldBack atomic.Int64
+	panics   atomic.Int64
+	left     atomic.Int64
 }
 
 // answered counts a request's refusal. Upgrades are counted by peer.open.
@@ -32,11 +38,12 @@ func (s *stats) answered(v upgrade.Verdict) {
 	if v.Reason == "" {
 		return
 	}
-	for i, r := range upgrade.Refusals {
-		if r == v.Reason {
-			s.refused[i].Add(1)
-		}
-	}
+	s.refusedFor(v.Reason).Add(1)
+}
+
+// refusedFor returns the counter of a reason.
+func (s *stats) refusedFor(why upgrade.Refusal) *atomic.Int64 {
+	return &s.refused[slices.Index(upgrade.Refusals[:], why)]
 }
 
 // Stats is a snapshot of the server's state and counters.
