@@ -129,7 +129,9 @@ func (h *HTTP) Started(r Relay) {
 	}
 	h.registry.MustRegister(r)
 	h.relay.Store(&r)
-	go h.record(r, h.stop)
+	if h.options.Page != nil {
+		go h.record(r, h.stop)
+	}
 }
 
 // Close ends serving. Requests under way are cut off. It may be called again. If h is nil it does nothing.

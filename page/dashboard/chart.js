@@ -17,7 +17,7 @@ function duration(s) { return s < 1 ? scaled(s * 1e6, 1000, ['µs', 'ms']) : `${
 // short is for the axis, where there is little room.
 function short(text) { return text.replace(/\.0+(?=\D|$)|(\.\d*?)0+(?=\D|$)/, '$1') }
 
-function shortCount(n) { return n < 10_000 ? short(String(+n.toPrecision(6))) : short(scaled(n, 1000, ['', 'k', 'M', 'G'])).replace(' ', '') }
+function shortCount(n) { return n < 1000 ? String(+n.toPrecision(6)) : short(scaled(n, 1000, ['', 'k', 'M', 'G'])).replace(' ', '') }
 
 const clock = new Intl.DateTimeFormat('en-GB', { hour: '2-digit', minute: '2-digit', second: '2-digit' })
 const minutes = new Intl.DateTimeFormat('en-GB', { hour: '2-digit', minute: '2-digit' })
@@ -50,11 +50,14 @@ function html(name, className, parent, text = '') {
 
 // Chart draws some series of numbers over the last minutes. Its elements are made once.
 class Chart {
-  #options; #plot; #strokes; #area; #dots; #cursor; #grid; #marks; #values; #remark; #moment; #waiting
+  #options; #plot; #strokes; #area; #dots; #cursor; #grid; #marks; #values; #aside; #waiting
+  #width = 0; #height = 0 // of the plot, known from its observer: asking for them would have the page laid out
   #samples = []; #end = 0; #restarts = []
+  #x; #y // from a time and a value to the plot's coordinates
+  #pointed = null; #index = null // the time that is pointed at, and its sample's index
 
   // options: title, series (name, and of, which takes a sample and returns a number or null), format for
-  // values, tick for the axis, base, least (the smallest top of the axis), remark (of a sample).
+  // values, tick for the axis, base, least (the smallest top of the axis), remark (of the last sample).
   // move is called with the time that is pointed at, or null.
   constructor(parent, options, move) {
     this.#options = options
@@ -64,7 +67,7 @@ class Chart {
     root.setAttribute('aria-label', `${options.title}, the last 15 minutes`)
     const caption = html('figcaption', 'caption', root)
     html('h2', '', caption, options.title)
-    this.#moment = html('span', 'moment', caption)
+    this.#aside = html('span', 'aside', caption)
     const legend = html('dl', 'legend', root)
     this.#values = options.series.map(({ name }, i) => {
       const item = html('div', '', legend)
@@ -73,7 +76,6 @@ class Chart {
       term.append(name)
       return html('dd', '', item, '–')
     })
-    this.#remark = html('div', 'remark', legend)
     this.#plot = svg('svg', { class: 'plot', 'aria-hidden': 'true' }, root)
     this.#grid = svg('g', {}, this.#plot)
     this.#area = svg('path', { class: 'area' }, this.#plot)
@@ -83,7 +85,11 @@ class Chart {
     this.#dots = options.series.map((_, i) => svg('circle', { r: 4, class: `dot dot${i}` }, this.#plot))
     this.#waiting = html('p', 'waiting muted', root, 'The first sample comes in a few seconds.')
     this.#listen(root, move)
-    new ResizeObserver(() => this.#draw()).observe(this.#plot)
+    new ResizeObserver(([{ contentRect }]) => {
+      this.#width = contentRect.width
+      this.#height = contentRect.height
+      this.#draw()
+    }).observe(this.#plot)
   }
 
   #listen(root, move) {
@@ -105,11 +111,8 @@ class Chart {
     })
   }
 
-  #index = null
-
   #frame() {
-    const { clientWidth, clientHeight } = this.#plot
-    return { left: 54, top: 10, width: Math.max(clientWidth - 54 - 6, 1), height: Math.max(clientHeight - 10 - 20, 1) }
+    return { left: 54, top: 10, width: Math.max(this.#width - 54 - 6, 1), height: Math.max(this.#height - 10 - 20, 1) }
   }
 
   // show draws samples up to the time end, and the times of restarts.
@@ -136,8 +139,6 @@ class Chart {
     })
     this.point(this.#pointed)
   }
-
-  #x; #y; #pointed = null
 
   #drawGrid(frame, x, y, values) {
     this.#grid.replaceChildren()
@@ -188,9 +189,8 @@ class Chart {
     this.#index = at === null || this.#samples.length === 0 ? null
       : this.#samples.reduce((best, s, i) => near(s) < near(this.#samples[best]) ? i : best, 0)
     const s = this.#samples[this.#index ?? this.#samples.length - 1]
-    this.#moment.textContent = this.#index === null ? '' : `at ${clock.format(s.at)}`
     this.#cursor.setAttribute('d', '')
-    this.#remark.textContent = s && this.#options.remark ? this.#options.remark(s) : ''
+    this.#aside.textContent = this.#index !== null ? `at ${clock.format(s.at)}` : s && this.#options.remark ? this.#options.remark(s) : ''
     this.#options.series.forEach(({ of }, i) => {
       const v = s ? of(s) : null
       const text = v === null ? '–' : this.#options.format(v)

@@ -2,11 +2,12 @@ const $ = selector => document.querySelector(selector)
 const sum = counts => Object.values(counts).reduce((a, b) => a + b, 0)
 const perSecond = of => s => of(s) / s.seconds
 
+const grid = $('#grid')
 const charts = [
   {
     title: 'Connections', least: 4, format: count, tick: shortCount,
     series: [{ name: 'open', of: s => s.connections }, { name: 'peers', of: s => s.peers }],
-    remark: s => s.maxConnections ? `${count(s.maxConnections)} allowed` : '',
+    remark: s => s.maxConnections ? `at most ${count(s.maxConnections)}` : '',
   },
   { title: 'Rooms', least: 4, format: count, tick: shortCount, series: [{ name: 'with a peer', of: s => s.rooms }] },
   {
@@ -20,7 +21,7 @@ const charts = [
   {
     title: 'Memory', least: 1 << 20, base: 1024, format: bytes, tick: v => short(bytes(v)),
     series: [{ name: 'process', of: s => s.residentBytes || null }, { name: 'held for peers', of: s => s.heldBytes }],
-    remark: s => s.budgetBytes ? `${percent(s.residentBytes / s.budgetBytes)} of a budget of ${short(bytes(s.budgetBytes))}` : 'no budget',
+    remark: s => s.budgetBytes ? `${percent(s.residentBytes / s.budgetBytes)} of the budget, ${short(bytes(s.budgetBytes))}` : 'no budget',
   },
   {
     title: 'From publish to write', least: 1e-4, format: duration, tick: v => v === 0 ? '0' : short(duration(v)),
@@ -33,7 +34,8 @@ const charts = [
       { name: 'refused', of: perSecond(s => sum(s.refused)) },
     ],
   },
-].map(options => new Chart($('#charts'), options, at => charts.forEach(c => c.point(at))))
+].map(options => new Chart(grid, options, at => charts.forEach(c => c.point(at))))
+grid.append(...grid.querySelectorAll('.reasons')) // after the charts
 
 function percent(share) { return share < 0.0995 ? `${(100 * share).toFixed(1)}%` : `${Math.round(100 * share)}%` }
 
@@ -58,7 +60,7 @@ function take(reply) {
     samples.push(s)
     before = s
   })
-  samples = samples.filter(s => s.at > reply.now - span)
+  samples = samples.filter(s => s.at > reply.now - span).slice(-reply.kept)
   restarts = restarts.filter(at => at > reply.now - span)
 }
 
@@ -93,7 +95,7 @@ function showReasons(box, field, totals) {
 function showTotals(totals) {
   const lines = [
     ['connections accepted', count(totals.accepted)], ['became peers', count(totals.upgraded)],
-    ['messages received, pings included', count(totals.received)], ['messages delivered', count(totals.delivered)],
+    ['messages received', count(totals.received)], ['messages delivered', count(totals.delivered)],
     ['bytes received', bytes(totals.receivedBytes)], ['bytes delivered', bytes(totals.deliveredBytes)],
   ]
   $('#totals').replaceChildren(...lines.map(([name, value]) => {
