@@ -114,7 +114,7 @@ func browse(t *testing.T, url string) (profile string) {
 	profile = t.TempDir()
 	c := exec.Command(chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
 		"--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
-		"--remote-debugging-port=0", "--user-data-dir="+profile, url)
+		"--remote-debugging-port=0", "--host-resolver-rules=MAP relay.test 127.0.0.1", "--user-data-dir="+profile, url)
 	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := c.Start(); err != nil {
 		t.Fatal(err)

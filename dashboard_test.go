@@ -139,19 +139,15 @@ func TestDashboardCursor(t *testing.T) {
 	b.await("document.querySelector('#state').textContent === 'Ready'")
 	last := b.eval("%s", legend("Rooms", "with a peer"))
 	b.eval("document.querySelectorAll('.chart')[2].focus()")
-	key := func(name string) {
-		b.call("Input.dispatchKeyEvent", map[string]any{"type": "keyDown", "key": name, "code": name})
-		b.call("Input.dispatchKeyEvent", map[string]any{"type": "keyUp", "key": name, "code": name})
-	}
-	key("Home")
+	b.press("Home")
 	if got := b.eval("%s", legend("Rooms", "with a peer")); got == last || b.eval("document.querySelectorAll('.aside')[5].textContent.startsWith('at ')") != true {
 		t.Errorf("at the first sample it shows %v as at the last", got)
 	}
-	key("End")
+	b.press("End")
 	if got := b.eval("%s", legend("Rooms", "with a peer")); got != last {
 		t.Errorf("at the last sample it shows %v, want %v", got, last)
 	}
-	key("Escape")
+	b.press("Escape")
 	if got := b.eval("document.querySelector('.aside').textContent"); got != "at most 250,000" {
 		t.Errorf("after Escape it shows the moment %q", got)
 	}

@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -170,9 +169,41 @@ func (b *tab) open(url string) {
 // look sets the window's size in CSS pixels and whether the user likes it dark.
 func (b *tab) look(width, height int, dark bool) {
 	b.t.Helper()
+	b.call("Emulation.setScrollbarsHidden", map[string]any{"hidden": true})
 	scheme := map[bool]string{true: "dark", false: "light"}[dark]
 	b.call("Emulation.setDeviceMetricsOverride", map[string]any{"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600})
 	b.call("Emulation.setEmulatedMedia", map[string]any{"features": []any{map[string]any{"name": "prefers-color-scheme", "value": scheme}}})
+}
+
+// press presses a key that has no character.
+func (b *tab) press(key string) {
+	b.t.Helper()
+	for _, kind := range []string{"keyDown", "keyUp"} {
+		b.call("Input.dispatchKeyEvent", map[string]any{"type": kind, "key": key, "code": key})
+	}
+}
+
+// clickAt clicks with the mouse.
+func (b *tab) clickAt(selector string) {
+	b.t.Helper()
+	at := b.eval("(({x, y, width, height}) => [x + width / 2, y + height / 2])(document.querySelector(%s).getBoundingClientRect())", quote(selector)).([]any)
+	for _, kind := range []string{"mousePressed", "mouseReleased"} {
+		b.call("Input.dispatchMouseEvent", map[string]any{"type": kind, "x": at[0], "y": at[1], "button": "left", "clickCount": 1})
+	}
+}
+
+// shot returns the page as a PNG or, if it is not nil, a part of it: x, y, width, height and scale.
+func (b *tab) shot(clip map[string]any) []byte {
+	b.t.Helper()
+	params := map[string]any{"captureBeyondViewport": true}
+	if clip != nil {
+		params["clip"] = clip
+	}
+	var shot struct{ Data []byte }
+	if err := json.Unmarshal(b.call("Page.captureScreenshot", params), &shot); err != nil {
+		b.t.Fatal(err)
+	}
+	return shot.Data
 }
 
 // picture writes the page as a PNG to the directory that RELAYGATE_PICTURES names, if it is set.
@@ -182,15 +213,7 @@ func (b *tab) picture(name string) {
 	if dir == "" {
 		return
 	}
-	var shot struct{ Data string }
-	if err := json.Unmarshal(b.call("Page.captureScreenshot", map[string]any{"captureBeyondViewport": true}), &shot); err != nil {
-		b.t.Fatal(err)
-	}
-	png, err := base64.StdEncoding.DecodeString(shot.Data)
-	if err == nil {
-		err = os.WriteFile(filepath.Join(dir, name+".png"), png, 0o600)
-	}
-	if err != nil {
+	if err := os.WriteFile(filepath.Join(dir, name+".png"), b.shot(nil), 0o600); err != nil {
 		b.t.Error(err)
 	}
 }

@@ -3,13 +3,18 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"image/png"
+	"net"
 	"net/url"
 	"strings"
 	"testing"
 
 	"github.com/coder/websocket"
+	"github.com/makiuchi-d/gozxing"
+	"github.com/makiuchi-d/gozxing/qrcode"
 )
 
 // tryPage is the page of the public port, in a browser.
@@ -219,7 +224,7 @@ func TestTryPageFlood(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.await("%s.textContent === '0 sent, 20,001 received'", p.in(0, ".count"))
-	p.awaitRow(0, "← text 1.0 MiB "+strings.Repeat("x", 2000)+" … 1,046,576 more characters")
+	p.awaitRow(0, "← text 1.0 MiB "+strings.Repeat("x", 1000)+" … 1,047,576 more characters")
 	if n := p.eval("%s.childElementCount", p.in(0, "ol")); n != 300. {
 		t.Errorf("%v rows, want 300", n)
 	}
@@ -227,5 +232,55 @@ func TestTryPageFlood(t *testing.T) {
 		t.Errorf("it says %q", got)
 	}
 	p.picture("try-flood")
+	p.wantQuiet()
+}
+
+// TestTryPageLink: what a phone reads from the QR code is the link, and the link opens the same relay. The
+// keyboard alone is enough to send.
+func TestTryPageLink(t *testing.T) {
+	r := startRelay(t)
+	_, port, err := net.SplitHostPort(r.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := tryPage{newTab(t)}
+	p.look(1280, 1000, true)
+	p.open("http://relay.test:" + port + "/")
+	relayID := p.eval("document.querySelector('#relayId').value").(string)
+	link := "http://relay.test:" + port + "/?relayId=" + relayID
+	if got := p.eval("document.querySelector('#link').href + ' ' + location.href"); len(relayID) != 9 || got != link+" "+link {
+		t.Errorf("relayId is %q, the link and the address are %v", relayID, got)
+	}
+	clip := p.eval("(({x, y, width, height}) => ({x, y, width, height, scale: 3}))(document.querySelector('#qr').getBoundingClientRect())").(map[string]any)
+	picture, err := png.Decode(bytes.NewReader(p.shot(clip)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	bitmap, err := gozxing.NewBinaryBitmapFromImage(picture)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if read, err := qrcode.NewQRCodeReader().Decode(bitmap, nil); err != nil || read.GetText() != link {
+		t.Errorf("the code is read as %v, %v; want %s", read, err, link)
+	}
+	p.clickAt("#copy") // a script may not copy without a click
+	p.await("document.querySelector('#copy').textContent === 'Copied'")
+	p.picture("try-link")
+	p.eval("document.querySelector('#random').click()")
+	if got := p.eval("document.querySelector('#link').href"); got == link {
+		t.Error("another relay has the same link")
+	}
+
+	p.open(link)
+	p.await("document.querySelector('#relayId').value === %s", quote(relayID))
+	p.eval("document.querySelector('#relayId').focus()")
+	p.eval("document.querySelector('.fields').requestSubmit()")
+	for peer := range 2 {
+		p.await("%s.textContent === 'Connected'", p.in(peer, ".state"))
+	}
+	p.eval("%s.focus()", p.in(0, "[name=message]"))
+	p.call("Input.insertText", map[string]any{"text": "typed"})
+	p.press("Enter")
+	p.awaitRow(1, "← text 5 B typed")
 	p.wantQuiet()
 }

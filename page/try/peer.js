@@ -1,7 +1,7 @@
 const $ = (selector, root = document) => root.querySelector(selector)
 const encoder = new TextEncoder()
 const maxRows = 300 // in a log; older ones go
-const maxShown = 2000 // characters of a text
+const maxShown = 1000 // characters of a text
 const maxShownBytes = 256
 
 const clock = new Intl.DateTimeFormat('en-GB', { hour: '2-digit', minute: '2-digit', second: '2-digit', fractionalSecondDigits: 3 })
