@@ -13,9 +13,9 @@ import (
 	"time"
 )
 
-// page opens two WebSockets with a secret, lets them exchange a broadcast, a direct
+// testPage opens two WebSockets with a secret, lets them exchange a broadcast, a direct
 // message and a ping, asks for /v1 across origins, and posts what it saw.
-const page = `<!doctype html><script>
+const testPage = `<!doctype html><script>
 const relay = %q, secret = %q, seen = [];
 const done = text => fetch('/result', {method: 'POST', body: text});
 const fail = what => done('failed: ' + what + ' after ' + seen);
@@ -52,7 +52,7 @@ func TestBrowser(t *testing.T) {
 	r := startRelay(t, "ADMIN_SECRET="+secret, "ALLOWED_ORIGINS="+web.URL)
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
-		fmt.Fprintf(w, page, r.addr, secret)
+		fmt.Fprintf(w, testPage, r.addr, secret)
 	})
 	mux.HandleFunc("POST /result", func(_ http.ResponseWriter, req *http.Request) {
 		b, _ := io.ReadAll(req.Body)
@@ -105,16 +105,18 @@ func TestClientInBrowser(t *testing.T) {
 	wantNoneEvicted(t, r)
 }
 
-// browse opens a page in a headless browser until the test ends.
-func browse(t *testing.T, url string) {
+// browse opens a page in a headless browser until the test ends. It returns the directory of the browser's
+// profile.
+func browse(t *testing.T, url string) (profile string) {
 	t.Helper()
 	chromium, err := exec.LookPath("chromium")
 	if err != nil {
 		t.Fatalf("apt-get install chromium: %v", err)
 	}
+	profile = t.TempDir()
 	c := exec.Command(chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
 		"--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
-		"--remote-debugging-port=0", "--user-data-dir="+t.TempDir(), url)
+		"--remote-debugging-port=0", "--host-resolver-rules=MAP relay.test 127.0.0.1", "--user-data-dir="+profile, url)
 	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := c.Start(); err != nil {
 		t.Fatal(err)
@@ -123,4 +125,5 @@ func browse(t *testing.T, url string) {
 		_ = syscall.Kill(-c.Process.Pid, syscall.SIGKILL) // the group: it starts children
 		_ = c.Wait()
 	})
+	return profile
 }

@@ -6,7 +6,7 @@ import (
 	"io/fs"
 	"os"
 
-	"relaygate/doctor"
+	"relaygate/health/doctor"
 	"relaygate/server"
 )
 

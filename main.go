@@ -21,6 +21,7 @@ import (
 
 	"relaygate/health"
 	"relaygate/server"
+	"relaygate/server/page"
 )
 
 // version is defined only here, since not every copy of the source has the git tags. CHANGELOG.md lists the
@@ -275,6 +276,7 @@ func listenForOperators(cfg server.Config, log *zap.Logger) (*health.HTTP, error
 	}
 	h, err := health.ListenHTTP(health.HTTPOptions{
 		Address: string(cfg.HealthAddress), ReusePort: cfg.ReusePort, Version: version, Commit: revision(), Debug: cfg.Debug, DebugIDs: cfg.DebugIDs,
+		Page: page.Dashboard(),
 	}, log)
 	if errors.Is(err, syscall.EADDRINUSE) && !cfg.HealthAddressChosen() {
 		log.Warn("nothing is served for operators: set HEALTH_ADDR to a free address", zap.Error(err))

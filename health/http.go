@@ -10,6 +10,7 @@ import (
 	"net/http/pprof"
 	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -33,6 +34,9 @@ type Relay interface {
 	// be written as JSON. showIDs says whether ids appear as they are.
 	Rooms(most int, showIDs bool) any
 
+	// Read returns what the relay has and has counted.
+	Read() Reading
+
 	prometheus.Collector
 }
 
@@ -44,6 +48,8 @@ type HTTPOptions struct {
 	Commit    string // that it was built from, empty if unknown
 	Debug     bool   // serve /debug/pprof
 	DebugIDs  bool   // show ids as they are in /debug/rooms
+
+	Page http.Handler // answers GET / with a page that shows /history.json; nil for none
 }
 
 // aliveWithin is how long a loop may take to do a task before the process counts as not alive.
@@ -59,6 +65,9 @@ type HTTP struct {
 	registry *prometheus.Registry
 	server   *http.Server
 	listener net.Listener
+	history  *history
+	stop     chan struct{} // closed by Close
+	stopping sync.Once
 }
 
 // ListenHTTP starts to serve. Until Started is called, the process is alive but not ready.
@@ -78,7 +87,7 @@ func ListenHTTP(o HTTPOptions, log *zap.Logger) (*HTTP, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen for operators: %w", err)
 	}
-	h := &HTTP{options: o, registry: prometheus.NewRegistry(), listener: listener}
+	h := &HTTP{options: o, registry: prometheus.NewRegistry(), listener: listener, history: newHistory(), stop: make(chan struct{})}
 	h.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), buildInfo(o))
 	h.server = &http.Server{
 		Handler:           h.routes(log),
@@ -120,11 +129,15 @@ func (h *HTTP) Started(r Relay) {
 	}
 	h.registry.MustRegister(r)
 	h.relay.Store(&r)
+	if h.options.Page != nil {
+		go h.record(r, h.stop)
+	}
 }
 
 // Close ends serving. Requests under way are cut off. It may be called again. If h is nil it does nothing.
 func (h *HTTP) Close() {
 	if h != nil {
+		h.stopping.Do(func() { close(h.stop) })
 		_ = h.server.Close()
 		_ = h.listener.Close() // server does not know it yet if Serve has not been called
 	}
@@ -132,6 +145,10 @@ func (h *HTTP) Close() {
 
 func (h *HTTP) routes(log *zap.Logger) http.Handler {
 	mux := http.NewServeMux()
+	if h.options.Page != nil {
+		mux.Handle("GET /{$}", h.options.Page)
+		mux.HandleFunc("GET /history.json", h.serveHistory)
+	}
 	mux.HandleFunc("GET /livez", h.livez)
 	mux.HandleFunc("GET /readyz", h.readyz)
 	mux.HandleFunc("GET /debug/rooms", h.rooms)
@@ -165,15 +182,20 @@ func (h *HTTP) livez(w http.ResponseWriter, _ *http.Request) {
 }
 
 func (h *HTTP) readyz(w http.ResponseWriter, _ *http.Request) {
-	reasons := []string{"starting"}
-	if r := h.relay.Load(); r != nil {
-		reasons = (*r).Unready()
-	}
-	if len(reasons) > 0 {
+	if reasons := h.unready(); len(reasons) > 0 {
 		text(w, http.StatusServiceUnavailable, reasons...)
 		return
 	}
 	text(w, http.StatusOK, "ready")
+}
+
+// unready returns the reasons why no connections should be sent here.
+func (h *HTTP) unready() []string {
+	r := h.relay.Load()
+	if r == nil {
+		return []string{"starting"}
+	}
+	return (*r).Unready()
 }
 
 // maxListed is how many rooms and peers /debug/rooms lists of each kind.

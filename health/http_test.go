@@ -18,6 +18,7 @@ import (
 // fakeRelay is ready and alive as the test says.
 type fakeRelay struct {
 	prometheus.Collector
+	fakeReading
 	reasons []string
 	hangs   atomic.Bool
 }

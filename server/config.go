@@ -28,6 +28,7 @@ type Config struct {
 	MaxMessage     int           `env:"MAX_MESSAGE_BYTES" reload:"yes" envDefault:"1048576" help:"largest message, in bytes; 1 to 67108864"`
 	MaxQueue       int           `env:"MAX_QUEUE_BYTES" reload:"yes" help:"bytes that may wait for a peer that does not read, before it is closed; at least MAX_MESSAGE_BYTES + 65536; default that, or 1048576 if it is less"`
 	EventLoops     int           `env:"EVENT_LOOPS" envDefault:"0" help:"number of event loops, 1 to 1024; 0 means one for each core that Go may use"`
+	TryPage        Switch        `env:"TRY_PAGE" envDefault:"on" help:"on or off: whether GET / answers browsers with a page to try the relay on"`
 	HealthAddress  HealthAddress `env:"HEALTH_ADDR" envDefault:"127.0.0.1:8081" help:"host:port where operators are answered: /livez, /readyz, /metrics, /debug/rooms; empty or off: nowhere"`
 	Debug          bool          `env:"DEBUG" envDefault:"false" help:"true or false: whether HEALTH_ADDR also serves /debug/pprof"`
 	DebugIDs       bool          `env:"DEBUG_IDS" envDefault:"false" help:"true or false: whether /debug/rooms shows ids and addresses as they are, not as keyed hashes"`

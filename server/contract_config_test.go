@@ -14,7 +14,7 @@ import (
 // variables are all that can be set.
 var variables = []string{
 	"CONFIG_FILE", "HOST", "PORT", "ADMIN_SECRET", "ADMIN_SECRET_FILE", "ALLOWED_ORIGINS", "CONNECTION_CHECK_INTERVAL", "HANDSHAKE_TIMEOUT",
-	"MAX_MESSAGE_BYTES", "MAX_QUEUE_BYTES", "EVENT_LOOPS", "LOG_LEVEL", "LOG_FORMAT",
+	"MAX_MESSAGE_BYTES", "MAX_QUEUE_BYTES", "EVENT_LOOPS", "TRY_PAGE", "LOG_LEVEL", "LOG_FORMAT",
 	"PROXY_PROTOCOL", "TRUSTED_PROXIES", "MAX_CONNECTIONS", "MAX_CONNECTIONS_PER_IP", "MAX_ROOM_PEERS", "MAX_ROOMS_PER_IP",
 	"CONNECT_RATE", "CONNECT_BURST", "MESSAGE_RATE", "MESSAGE_BURST", "BYTE_RATE", "BYTE_BURST",
 	"ROOM_BYTE_RATE", "ROOM_BYTE_BURST", "MEMORY_BUDGET", "DRAIN_DELAY", "DRAIN_PERIOD", "REUSE_PORT",
@@ -28,6 +28,7 @@ func TestConfigDefaults(t *testing.T) {
 		HandshakeTime: Interval(10 * time.Second),
 		MaxMessage:    1 << 20,
 		MaxQueue:      1<<20 + 64<<10,
+		TryPage:       true,
 		HealthAddress: "127.0.0.1:8081",
 		LogLevel:      zapcore.InfoLevel,
 		LogFormat:     "json",
@@ -167,6 +168,8 @@ func TestConfigValid(t *testing.T) {
 	f("MEMORY_BUDGET", "70%", budget, "70%")
 	f("DRAIN_DELAY", "0", func(c Config) any { return c.DrainDelay.String() }, "0s")
 	f("DRAIN_PERIOD", "10m", func(c Config) any { return c.DrainPeriod.String() }, "10m0s")
+	f("TRY_PAGE", "OFF", func(c Config) any { return c.TryPage.String() }, "off")
+	f("TRY_PAGE", "true", func(c Config) any { return c.TryPage.String() }, "on")
 	f("REUSE_PORT", "TRUE", func(c Config) any { return c.ReusePort }, true)
 }
 
@@ -227,6 +230,7 @@ func TestConfigInvalid(t *testing.T) {
 	f("MEMORY_BUDGET", "1", "63MiB", "0%", "101%", "-1", "4G", "lots", "99999999999999999999", "9999999999999GiB", "%", "MiB")
 	f("DRAIN_DELAY", "-1s", "11m")
 	f("DRAIN_PERIOD", "-1s", "601s", "slowly")
+	f("TRY_PAGE", "yes", "2", "-")
 	f("REUSE_PORT", "yes", "2", "on")
 	f("HEALTH_ADDR", "on", "8081", "127.0.0.1", "::1:80", "127.0.0.1:x", "127.0.0.1:65536", "127.0.0.1:-1", "a b:80", "http://a:80")
 	f("DEBUG", "yes", "2")
@@ -340,7 +344,7 @@ func TestConfigAllFaults(t *testing.T) {
 	const secret = "hunter2 x"
 	all := []string{
 		"CONFIG_FILE=/nonexistent", "HOST=a b", "PORT=http", "ADMIN_SECRET=" + secret, "ADMIN_SECRET_FILE=/nonexistent", "ALLOWED_ORIGINS=,", "CONNECTION_CHECK_INTERVAL=often",
-		"HANDSHAKE_TIMEOUT=1", "MAX_MESSAGE_BYTES=0", "MAX_QUEUE_BYTES=x", "EVENT_LOOPS=9999", "LOG_LEVEL=fatal", "LOG_FORMAT=xml",
+		"HANDSHAKE_TIMEOUT=1", "MAX_MESSAGE_BYTES=0", "MAX_QUEUE_BYTES=x", "EVENT_LOOPS=9999", "TRY_PAGE=x", "LOG_LEVEL=fatal", "LOG_FORMAT=xml",
 		"PROXY_PROTOCOL=on", "TRUSTED_PROXIES=x", "MAX_CONNECTIONS=-1", "MAX_CONNECTIONS_PER_IP=x", "MAX_ROOM_PEERS=x",
 		"MAX_ROOMS_PER_IP=-1", "CONNECT_RATE=5", "CONNECT_BURST=0", "MESSAGE_RATE=5", "MESSAGE_BURST=x", "BYTE_RATE=5", "BYTE_BURST=-1",
 		"ROOM_BYTE_RATE=5", "ROOM_BYTE_BURST=0", "MEMORY_BUDGET=1", "DRAIN_DELAY=x", "DRAIN_PERIOD=1h", "REUSE_PORT=maybe",

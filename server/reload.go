@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"time"
 
+	"relaygate/server/page"
 	"relaygate/server/upgrade"
 )
 
@@ -114,5 +115,8 @@ func (s *Server) newGate() *upgrade.Gate {
 	cfg := s.config()
 	gate := upgrade.NewGate(cfg.AdminSecrets, cfg.AllowedOrigins)
 	gate.Unready = s.Unready
+	if cfg.TryPage {
+		gate.Page = page.Try()
+	}
 	return gate
 }

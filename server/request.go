@@ -26,6 +26,7 @@ func (l *loop) head(p *peer, data []byte) (rest []byte) {
 		}
 	}
 	l.out = answer
+	l.work -= (len(answer) - before) / bytesPerWork
 	if n > 0 {
 		l.answer(p, v, before)
 		if had > 0 && p.in != nil { // answering may have released all of it

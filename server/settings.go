@@ -62,6 +62,29 @@ func (d *Interval) UnmarshalText(text []byte) error {
 
 func (d Interval) String() string { return time.Duration(d).String() }
 
+// Switch is on or off.
+type Switch bool
+
+// UnmarshalText accepts on and off, and what a bool may be. It ignores case.
+func (w *Switch) UnmarshalText(text []byte) error {
+	switch strings.ToLower(string(text)) {
+	case "on", "true", "1":
+		*w = true
+	case "off", "false", "0":
+		*w = false
+	default:
+		return errors.New("neither on nor off")
+	}
+	return nil
+}
+
+func (w Switch) String() string {
+	if w {
+		return "on"
+	}
+	return "off"
+}
+
 // LogFormat is json or console.
 type LogFormat string
 

@@ -165,6 +165,9 @@ func (l *loop) serve(p *peer, data []byte) (rest []byte) {
 		}
 		if len(l.out) > maxReplies {
 			l.reply(p)
+			if p.phase == phaseHead && p.waits() {
+				break // turn goes on when the client has read these answers
+			}
 		}
 	}
 	l.reply(p)

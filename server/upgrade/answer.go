@@ -3,6 +3,8 @@ package upgrade
 import (
 	"net/http"
 	"strconv"
+
+	"relaygate/server/page"
 )
 
 // Refusal says why a request was not served. Its text is used as a metric's label and a log field.
@@ -135,6 +137,23 @@ func appendDenial(dst []byte, d *denial, connection string, head bool) []byte {
 	if !head {
 		dst = append(dst, d.text...)
 		dst = append(dst, '\n')
+	}
+	return dst
+}
+
+// appendPage appends the answer to a GET of p, or to a HEAD.
+func appendPage(dst []byte, p *page.Document, r *httpRequest, connection string) []byte {
+	dst = appendStatusLine(dst, 200)
+	dst = append(dst, p.Header...)
+	dst = append(dst, "Vary: Accept, Accept-Encoding\r\n"...)
+	body := p.Body
+	if r.takesGzip {
+		body = p.Gzip
+		dst = append(dst, "Content-Encoding: gzip\r\n"...)
+	}
+	dst = appendContentHeader(dst, connection, "text/html; charset=utf-8", len(body))
+	if string(r.method) != "HEAD" {
+		dst = append(dst, body...)
 	}
 	return dst
 }

@@ -109,6 +109,9 @@ type httpRequest struct {
 
 	protocol []byte // the first token offered; nil if there is none
 	secret   []byte // the first token offered that is one of secrets; nil if there is none
+
+	wantsHTML, wantsJSON weight // Accept: the weight of these types, 0 if they are not named
+	takesGzip            bool   // Accept-Encoding
 }
 
 // isUpgrade reports whether the client asks for a WebSocket. RFC 6455 §4.2.1 requires a GET, an Upgrade that
@@ -300,6 +303,10 @@ func (r *httpRequest) take(name, value []byte) *denial {
 	case "sec-websocket-version":
 		r.version = value
 		r.versions++
+	case "accept":
+		r.takeAccept(value)
+	case "accept-encoding":
+		r.takeAcceptEncoding(value)
 	case "content-length":
 		return r.takeLength(value)
 	case "transfer-encoding":

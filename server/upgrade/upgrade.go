@@ -11,6 +11,8 @@ import (
 	"encoding/base64"
 	"slices"
 	"strings"
+
+	"relaygate/server/page"
 )
 
 // Gate holds the settings that decide an upgrade. It is shared by all loops, and static.
@@ -18,6 +20,9 @@ type Gate struct {
 	// Unready returns the reasons, each of one line, why GET /readyz is answered with 503. There is none if it
 	// is nil. Any goroutine may call it.
 	Unready func() []string
+
+	// Page is the answer to GET / for those who ask for HTML. If it is nil they get the greeting too.
+	Page *page.Document
 
 	secrets   [][]byte // empty if no secret is needed
 	anyOrigin bool
@@ -224,10 +229,12 @@ func (h *Handshaker) appendPlain(dst []byte, r *httpRequest) ([]byte, Verdict) {
 	}
 	method := string(r.method)
 	status, body, kind := 200, h.gate.version, "application/json"
+	chooses := false // the answer depends on Accept
 	var denied *denial
 	switch {
 	case string(r.path) == "/":
 		body = greeting
+		chooses = h.gate.Page != nil
 	case string(r.path) == "/readyz":
 		status, body = h.gate.readiness()
 		kind = "text/plain; charset=utf-8"
@@ -241,7 +248,13 @@ func (h *Handshaker) appendPlain(dst []byte, r *httpRequest) ([]byte, Verdict) {
 		dst = appendDenial(dst, denied, connection, method == "HEAD")
 		return dst, Verdict{Next: next, Status: denied.status, Reason: denied.reason}
 	}
+	if chooses && r.asksForPage() {
+		return appendPage(dst, h.gate.Page, r, connection), Verdict{Next: next, Status: status}
+	}
 	dst = appendStatusLine(dst, status)
+	if chooses {
+		dst = append(dst, "Vary: Accept\r\n"...)
+	}
 	dst = h.appendCORS(dst, r)
 	dst = appendContentHeader(dst, connection, kind, len(body))
 	if method != "HEAD" {

@@ -226,7 +226,7 @@ func TestUpgradeRefused(t *testing.T) {
 func TestAnswerDoesNotAllocate(t *testing.T) {
 	f := func(g *Gate, head string) {
 		t.Helper()
-		h, dst, block := NewHandshaker(g), make([]byte, 0, 1024), []byte(head)
+		h, dst, block := NewHandshaker(g), make([]byte, 0, 64<<10), []byte(head)
 		var v Verdict
 		allocs := testing.AllocsPerRun(100, func() {
 			dst, _, v = h.Answer(dst[:0], block, 0)
@@ -244,6 +244,8 @@ func TestAnswerDoesNotAllocate(t *testing.T) {
 	f(closed, strings.Replace(chromeUpgrade, "websocket", "h2c", 1))
 	f(closed, "GET / HTTP/1.1\r\nHost: a\r\n\r\n")
 	f(closed, "GET / HTTP/1.1\r\n\r\n")
+	f(pageGate("", nil), root("GET", chromeAccept, "Accept-Encoding: gzip, br"))
+	f(pageGate("", nil), root("GET"))
 }
 
 var sinkVerdict Verdict
