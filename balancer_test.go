@@ -5,13 +5,10 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
-	"net/http"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -24,16 +21,9 @@ import (
 
 // HAProxy with deploy/haproxy.cfg in front of two relays.
 
-// balancer is a running HAProxy.
-type balancer struct {
-	addr   string
-	socket string // of its runtime API
-	relays [2]*relay
-}
-
 // startBalancer starts two relays and an HAProxy that chooses between them as balance says, until the test ends.
-// If balance is empty, it chooses as the file says.
-func startBalancer(t *testing.T, balance string) *balancer {
+// If balance is empty, it chooses as the file says. HAProxy gets args as well.
+func startBalancer(t *testing.T, balance string, args ...string) *balancer {
 	t.Helper()
 	haproxy, err := exec.LookPath("haproxy")
 	if err != nil {
@@ -54,11 +44,8 @@ func startBalancer(t *testing.T, balance string) *balancer {
 		t.Fatal(err)
 	}
 	b := &balancer{addr: l.Addr().String(), socket: filepath.Join(dir, "haproxy")}
-	for i := range b.relays {
-		b.relays[i] = startRelay(t, "LOG_LEVEL=debug", "PROXY_PROTOCOL=required", "TRUSTED_PROXIES=127.0.1.1",
-			"DRAIN_DELAY=4s", "DRAIN_PERIOD=1s", "EVENT_LOOPS=2")
-	}
-	c := exec.Command(haproxy, "-db", "-f", "deploy/haproxy.cfg")
+	b.startRelays(t, "127.0.1.1", "DRAIN_DELAY=4s")
+	c := exec.Command(haproxy, append(args, "-f", "deploy/haproxy.cfg")...)
 	c.Env = []string{
 		"LISTEN=fd@3", "FROM=127.0.1.1", "MAXCONN=100", "STATS_SOCKET=" + b.socket,
 		"RELAY_A=" + b.relays[0].addr, "RELAY_B=" + b.relays[1].addr,
@@ -73,13 +60,14 @@ func startBalancer(t *testing.T, balance string) *balancer {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		_ = c.Process.Kill()
+		_ = c.Process.Signal(syscall.SIGTERM) // with -W its workers end as well
 		_ = c.Wait()
 		_ = os.RemoveAll(dir)
 		if t.Failed() {
 			t.Logf("HAProxy said: %s", said.String())
 		}
 	})
+	b.pid = c.Process.Pid
 	b.awaitUp(t, true, true)
 	return b
 }
@@ -118,80 +106,10 @@ func (b *balancer) tell(command string) string {
 	return string(answer)
 }
 
-// guest is a peer that came through the balancer.
-type guest struct {
-	*websocket.Conn
-	local  string // its own address
-	served int    // by which relay
-}
-
-// enter connects a peer from an address of 127.0.0.0/8. It has said ping and heard pong.
-func (b *balancer) enter(from, relayID, peerID string) (*guest, error) {
-	g := &guest{}
-	d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(from), 0))}
-	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-		c, err := d.DialContext(ctx, network, addr)
-		if err == nil {
-			g.local = c.LocalAddr().String()
-		}
-		return c, err
-	}}}
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	c, _, err := websocket.Dial(ctx, "ws://"+b.addr+"/v1?relayId="+relayID+"&peerId="+peerID, &websocket.DialOptions{HTTPClient: client})
-	if err != nil {
-		return nil, err
-	}
-	g.Conn = c
-	if err := c.Write(ctx, websocket.MessageText, []byte("ping")); err != nil {
-		return nil, err
-	}
-	if _, pong, err := c.Read(ctx); err != nil || string(pong) != "pong" {
-		return nil, fmt.Errorf("%q instead of pong: %w", pong, err)
-	}
-	return g, nil
-}
-
-// join is enter for a peer that must get in. Its relay's log must name the peer's own address.
-func (b *balancer) join(t *testing.T, from, relayID, peerID string) *guest {
-	t.Helper()
-	g, err := b.enter(from, relayID, peerID)
-	if err != nil {
-		t.Fatalf("%s of %s, from %s: %v", peerID, relayID, from, err)
-	}
-	t.Cleanup(func() { _ = g.CloseNow() })
-	// The log may come after the pong.
-	eventually(t, fmt.Sprintf("a relay's log has %s of %s", peerID, relayID), func() bool {
-		for i, r := range b.relays {
-			for line := range strings.SplitSeq(r.logs.text(), "\n") {
-				var f struct{ Msg, Remote, Relay_id, Peer_id string }
-				if json.Unmarshal([]byte(line), &f) == nil && f.Msg == "peer connected" && f.Relay_id == relayID && f.Peer_id == peerID {
-					if f.Remote != g.local {
-						t.Errorf("the log says that %s of %s came from %s, want %s", peerID, relayID, f.Remote, g.local)
-					}
-					g.served = i
-					return true
-				}
-			}
-		}
-		return false
-	})
-	return g
-}
-
-// wantTalk lets two peers exchange a message each way.
-func wantTalk(t *testing.T, a, b *guest, text string) {
-	t.Helper()
-	say(t, a.Conn, text)
-	hear(t, b.Conn, text)
-	say(t, b.Conn, "back: "+text)
-	hear(t, a.Conn, "back: "+text)
-}
-
 // TestBalancerBySource: peers with one address meet on one relay; both relays serve some.
 func TestBalancerBySource(t *testing.T) {
 	t.Parallel()
-	b := startBalancer(t, "source")
+	b := startBalancer(t, "source", "-db")
 	var served [2]int
 	for i := range 12 {
 		from, relayID := fmt.Sprintf("127.0.3.%d", i+1), fmt.Sprint("room", i)
@@ -210,7 +128,7 @@ func TestBalancerBySource(t *testing.T) {
 // TestBalancerLeastConn: connections are spread evenly; those peers of a relay that meet on one process hear each other.
 func TestBalancerLeastConn(t *testing.T) {
 	t.Parallel()
-	b := startBalancer(t, "leastconn")
+	b := startBalancer(t, "leastconn", "-db")
 	var served [2][]*guest
 	for i := range 8 {
 		g := b.join(t, "127.0.3.1", "room", fmt.Sprint("peer", i))
@@ -231,7 +149,7 @@ func TestBalancerLeastConn(t *testing.T) {
 // come from, and however they write its id.
 func TestBalancerByRelay(t *testing.T) {
 	t.Parallel()
-	b := startBalancer(t, "")
+	b := startBalancer(t, "", "-db")
 	var served [2]int
 	for i := range 12 {
 		relayID := fmt.Sprint("room ", i)
@@ -261,26 +179,11 @@ func TestBalancerByRelay(t *testing.T) {
 // its peers, told with 1001, go on with the other.
 func TestBalancerTakesOneOut(t *testing.T) {
 	t.Parallel()
-	b := startBalancer(t, "")
+	b := startBalancer(t, "", "-db")
 	leaving := b.join(t, "127.0.3.1", "room", "x")
 	old, other := b.relays[leaving.served], b.relays[1-leaving.served]
 	stop, failures := make(chan struct{}), make(chan error, 1)
-	go func() {
-		defer close(failures)
-		for i := 0; ; i++ {
-			select {
-			case <-stop:
-				return
-			default:
-			}
-			g, err := b.enter("127.0.3.1", fmt.Sprint("room", i), "x")
-			if err != nil {
-				failures <- err
-				return
-			}
-			_ = g.CloseNow()
-		}
-	}()
+	go b.keepEntering(stop, failures)
 	if err := old.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
@@ -311,5 +214,36 @@ func TestBalancerTakesOneOut(t *testing.T) {
 		if s := r.logs.text(); strings.Contains(s, `"level":"error"`) || strings.Contains(s, `"level":"warn","msg":"not all`) {
 			t.Errorf("the log has an error:\n%s", s)
 		}
+	}
+}
+
+// TestBalancerReload: HAProxy in its usual mode, with a master process, reads its configuration again while peers talk
+// and come. No connection ends and no attempt to connect fails.
+func TestBalancerReload(t *testing.T) {
+	b := startBalancer(t, "", "-W")
+	worker := func() string {
+		for line := range strings.SplitSeq(b.tell("show info"), "\n") {
+			if pid, found := strings.CutPrefix(line, "Pid: "); found {
+				return pid
+			}
+		}
+		return ""
+	}
+	first := worker()
+	x, y := b.join(t, "127.0.3.1", "room", "x"), b.join(t, "127.0.4.1", "room", "y")
+	wantTalk(t, x, y, "before")
+	stop, failures := make(chan struct{}), make(chan error, 1)
+	go b.keepEntering(stop, failures)
+	if err := syscall.Kill(b.pid, syscall.SIGUSR2); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "another worker serves", func() bool { pid := worker(); return pid != "" && pid != first })
+	wantTalk(t, x, y, "after")
+	z := b.join(t, "127.0.5.1", "room", "z")
+	say(t, z.Conn, "hello")
+	hear(t, x.Conn, "hello")
+	close(stop)
+	if err := <-failures; err != nil {
+		t.Errorf("an attempt to connect failed: %v", err)
 	}
 }

@@ -50,7 +50,7 @@ func TestPageFor(t *testing.T) {
 				if want {
 					continue
 				}
-				before, _, _ := NewHandshaker(&Gate{secret: g.secret, anyOrigin: g.anyOrigin, origins: g.origins}).Answer(nil, []byte(root(method, lines...)), 0)
+				before, _, _ := NewHandshaker(&Gate{secrets: g.secrets, anyOrigin: g.anyOrigin, origins: g.origins}).Answer(nil, []byte(root(method, lines...)), 0)
 				now, _, _ := NewHandshaker(g).Answer(nil, []byte(root(method, lines...)), 0)
 				if now = bytes.Replace(now, []byte("Vary: Accept\r\n"), nil, 1); !bytes.Equal(now, before) {
 					t.Errorf("%s with %q is answered with %.200q; without a page with %.200q", method, lines, now, before)
