@@ -11,20 +11,24 @@ GOFUMPT := mvdan.cc/gofumpt@v0.12.0
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
 # The benchmark, with the relays that it compares, is a module of its own, so that the product's stays clean.
-MODULES := . bench
+MODULES := . bench deploy/check
 
-# What README.md's client does is tested in a browser and in Node, and deploy/haproxy.cfg with HAProxy: each test is
-# built where its program is installed, those of the browser and of HAProxy also where CI asks for them.
-# Node's WebSocket is there from version 22 on, before that behind a flag.
+# Some tests run another program: a browser, Node, a balancer, Prometheus' and systemd's tools. Each is built where its
+# program is installed, those of CI_TAGS also where CI asks for them.
+TAG_PROGRAMS := browser:chromium haproxy:haproxy nginx:nginx promtool:promtool systemd:systemd-analyze debian:dpkg-deb
+CI_TAGS := browser haproxy nginx promtool
 HAS_NODE = $(shell node -p 'typeof WebSocket' 2>/dev/null | grep function || node --experimental-websocket -p 'typeof WebSocket' 2>/dev/null | grep function)
-HAS_HAPROXY = $(CI)$(shell command -v haproxy)
-TAGS = $(if $(CI)$(shell command -v chromium),browser),$(if $(HAS_NODE),node),$(if $(HAS_HAPROXY),haproxy)
-ALL_TAGS := browser,node,haproxy
+INSTALLED = $(foreach p,$(TAG_PROGRAMS),$(if $(shell command -v $(lastword $(subst :, ,$(p)))),$(firstword $(subst :, ,$(p)))))
+empty :=
+comma := ,
+joined = $(subst $(empty) $(empty),$(comma),$(strip $(1)))
+TAGS := $(call joined,$(sort $(if $(HAS_NODE),node) $(INSTALLED) $(if $(CI),$(CI_TAGS))))
+ALL_TAGS := $(call joined,$(sort node $(foreach p,$(TAG_PROGRAMS),$(firstword $(subst :, ,$(p))))))
 
 FUZZTIME ?= 5s
 CONNS ?= 15000
 
-.PHONY: help build run test race lint fuzz soak soak-short check bench bench-quick bench-against clean
+.PHONY: help build run test race lint fuzz soak soak-short check deb bench bench-quick bench-against clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,7 +40,7 @@ run: build ## build and serve on :8080 (the environment configures it)
 	exec bin/relaygate
 
 test: ## every test
-	@case "$(TAGS)" in $(ALL_TAGS)) ;; *) echo "without the tests for which chromium, node or haproxy is not installed" ;; esac
+	@test "$(TAGS)" = "$(ALL_TAGS)" || echo "tests that run other programs: $(or $(TAGS),none) of $(ALL_TAGS)"
 	@set -e; for m in $(MODULES); do $(GO) -C $$m test -count=1 -tags "$(TAGS)" ./...; done
 
 race: ## every test under the race detector, in random order, with fewer repeats
@@ -57,9 +61,12 @@ soak: build bin/soak ## 15,000 peers behind HAProxy while all goes wrong, in 10 
 	bin/soak $(SOAK)
 
 soak-short: build bin/soak ## the same with 1,500 peers in some 40 seconds
-	@$(if $(HAS_HAPROXY),bin/soak -peers 1500 -length 20s,echo "without the short soak: haproxy is not installed")
+	@$(if $(findstring haproxy,$(TAGS)),bin/soak -peers 1500 -length 20s,echo "without the short soak: haproxy is not installed")
 
 check: lint race fuzz soak-short ## lint, race, fuzz, soak-short: all that make test leaves out
+
+deb: build ## bin/relaygate_VERSION_ARCH.deb, a Debian package
+	deploy/deb/build
 
 bench: bin/bench ## measure relaygate beside other relays, in 5 to 8 minutes; CONNS=100000 for more silent peers
 	bin/bench -conns $(CONNS)

@@ -3,7 +3,6 @@ package main
 import (
 	"encoding/json"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -44,28 +43,10 @@ func parseSeries(text string) series {
 	return all
 }
 
-// exported returns what a running relay exports. A relay without HEALTH_ADDR exports nothing yet: then
-// testdata/metrics.txt says what it will.
+// exported returns what a running relay exports.
 func exported(t *testing.T) series {
 	t.Helper()
-	path, err := binary()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if help, _ := exec.Command(path, "-help").Output(); !strings.Contains(string(help), "HEALTH_ADDR") {
-		text, err := os.ReadFile("testdata/metrics.txt")
-		if err != nil {
-			t.Fatal(err)
-		}
-		return parseSeries(string(text))
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := l.Addr().String()
-	_ = l.Close()
-	startRelay(t, "HEALTH_ADDR="+addr)
+	addr := startRelay(t, "HEALTH_ADDR=127.0.0.1:0").logLine(t, "started")["health_address"].(string)
 	res, err := http.Get("http://" + addr + "/metrics")
 	if err != nil {
 		t.Fatal(err)
