@@ -157,7 +157,7 @@ func TestRateCountsFrames(t *testing.T) {
 // Silent peers that answer pings need no memory for rates.
 func TestRateOfSilentPeers(t *testing.T) {
 	t.Parallel()
-	s := start(t, "MESSAGE_RATE=1", "MESSAGE_BURST=1", "BYTE_RATE=1", "BYTE_BURST=1", "CONNECTION_CHECK_INTERVAL=20ms")
+	s := start(t, "MESSAGE_RATE=1", "MESSAGE_BURST=1", "BYTE_RATE=1", "BYTE_BURST=1", "CONNECTION_CHECK_INTERVAL=500ms")
 	c := open(t, s, "r", "p")
 	c.send(text("ping"))
 	c.wantFrame(1, "pong")
