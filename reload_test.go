@@ -239,7 +239,11 @@ func TestReloadOfTheProcess(t *testing.T) {
 	wantChanges(t, r.reload(t, "LOG_LEVEL=error\nDRAIN_PERIOD=10ms"), fields{
 		"LOG_LEVEL": "debug -> error", "MAX_CONNECTIONS": fmt.Sprint("1000 -> ", r.maxConnections(t)),
 	}, fields{})
+	r.join(t, "room", "c")
 	wantChanges(t, r.reload(t, "DRAIN_PERIOD=10ms"), fields{"LOG_LEVEL": "error -> info"}, fields{})
+	if n := strings.Count(r.logs.text(), "peer connected"); n != 1 {
+		t.Errorf("%d debug lines of peers, want that of b alone: a and c came at other levels", n)
+	}
 	if status := r.stop(t, syscall.SIGTERM); status != 0 {
 		t.Errorf("exit status %d, want 0", status)
 	}
