@@ -60,7 +60,7 @@ func TestMain(m *testing.M) {
 		os.Exit(beStorm(told))
 	}
 	flag.Parse()
-	if err := flag.Set("test.parallel", "64"); err != nil { // they wait, so it is not a matter of processors
+	if err := flag.Set("test.parallel", "8"); err != nil { // more than processors, since they wait
 		panic(err)
 	}
 	status := m.Run()
