@@ -24,7 +24,7 @@ import (
 // ordinary client has, a raw peer sends whatever bytes it is told to.
 
 // patience bounds every wait; only a failure reaches it.
-const patience = 30 * time.Second
+const patience = 90 * time.Second
 
 // eventually polls until ok, for what no message announces.
 func eventually(t testing.TB, what string, ok func() bool) {
