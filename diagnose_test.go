@@ -70,8 +70,8 @@ func TestDoctor(t *testing.T) {
 	f(2, "PORT: ", []string{"PORT=x"})
 
 	// The line for a setting suffices.
-	f(0, "connections fit", []string{"MAX_CONNECTIONS=100000", "MEMORY_BUDGET=98MiB"}, "-root", large)
-	f(1, "MEMORY_BUDGET=98MiB", []string{"MEMORY_BUDGET=64MiB"}, "-root", large)
+	f(0, "connections fit", []string{"MAX_CONNECTIONS=100000", "MEMORY_BUDGET=109MiB"}, "-root", large)
+	f(1, "MEMORY_BUDGET=109MiB", []string{"MEMORY_BUDGET=64MiB"}, "-root", large)
 }
 
 // TestDoctorHere examines this machine: the open-file limit is that of the process.

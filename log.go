@@ -11,9 +11,8 @@ import (
 	"relaygate/server"
 )
 
-// newLog returns a log that writes one line per event to w. The lines of ACCESS_LOG are written by a goroutine
-// of their own, since there may be thousands a second, and event loops must not wait for w. flush writes what
-// is left of them. Access lines do not depend on level.
+// newLog returns a log that writes one line per event to w. A goroutine of its own writes them, so that nothing
+// waits for whoever reads the log; flush writes what is left. Lines of the access log do not depend on level.
 func newLog(cfg server.Config, level zap.AtomicLevel, w io.Writer) (log *zap.Logger, flush func()) {
 	ec := zap.NewProductionEncoderConfig()
 	ec.TimeKey = "time"
@@ -23,16 +22,10 @@ func newLog(cfg server.Config, level zap.AtomicLevel, w io.Writer) (log *zap.Log
 		ec.EncodeLevel = zapcore.CapitalLevelEncoder
 		encoder = zapcore.NewConsoleEncoder(ec)
 	}
-	out := zapcore.Lock(zapcore.AddSync(w))
-	core := zapcore.NewCore(encoder, out, level)
-	if !cfg.AccessLog {
-		return zap.New(core), func() {}
-	}
-	lines := newLineWriter(out)
-	log = zap.New(splitCore{core, zapcore.NewCore(encoder, lines, zapcore.InfoLevel)})
-	lines.lost = func(n int) {
-		log.Warn("lines of the access log are lost: the log is read too slowly", zap.Int("lines", n))
-	}
+	lines := newLineWriter(w)
+	core := zapcore.NewCore(encoder, zapcore.AddSync(lines), level)
+	log = zap.New(splitCore{core, zapcore.NewCore(encoder, zapcore.AddSync(accessLines{lines}), zapcore.InfoLevel)})
+	lines.start(func(n int) { log.Warn("lines of the log are lost: it is read too slowly", zap.Int("lines", n)) })
 	return log, lines.close
 }
 
@@ -57,35 +50,54 @@ func (c splitCore) Check(e zapcore.Entry, to *zapcore.CheckedEntry) *zapcore.Che
 	return c.Core.Check(e, to)
 }
 
-// maxLines is the number of bytes of lines that may wait to be written.
-const maxLines = 1 << 20
+const (
+	// maxAccessLines and maxLines are how many bytes of lines may wait to be written: an access line is lost when
+	// the first are waiting, any other when the second are. So access lines leave room for the others.
+	maxAccessLines = 1 << 20
+	maxLines       = 2 << 20
 
-// lineWriter writes lines from a goroutine. Write never blocks: lines that come when maxLines wait are lost,
-// and counted.
+	lostPause    = 10 * time.Second // between two lines that tell of lost ones
+	flushTimeout = time.Second
+)
+
+// lineWriter writes lines from a goroutine. Write never blocks: lines that come when too many wait are lost, and
+// counted.
 type lineWriter struct {
 	out  io.Writer
-	lost func(n int) // called from the goroutine; static after the first Write
+	lost func(n int) // called from the goroutine; static after start
 	done chan struct{}
 
 	mu      sync.Mutex // guards what follows
 	more    *sync.Cond
 	waiting []byte
 	missed  int // lines lost since lost was called
+	told    time.Time
 	closed  bool
 }
 
 func newLineWriter(out io.Writer) *lineWriter {
 	w := &lineWriter{out: out, done: make(chan struct{})}
 	w.more = sync.NewCond(&w.mu)
-	go w.run()
 	return w
 }
 
+func (w *lineWriter) start(lost func(n int)) {
+	w.lost = lost
+	go w.run()
+}
+
 // Write takes one line.
-func (w *lineWriter) Write(line []byte) (int, error) {
+func (w *lineWriter) Write(line []byte) (int, error) { return w.take(line, maxLines) }
+
+// accessLines takes lines of the access log.
+type accessLines struct{ *lineWriter }
+
+func (w accessLines) Write(line []byte) (int, error) { return w.take(line, maxAccessLines) }
+
+func (w *lineWriter) take(line []byte, most int) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if len(w.waiting)+len(line) > maxLines || w.closed {
+	if len(w.waiting)+len(line) > most || w.closed {
 		w.missed++
 		return len(line), nil
 	}
@@ -93,9 +105,6 @@ func (w *lineWriter) Write(line []byte) (int, error) {
 	w.more.Signal()
 	return len(line), nil
 }
-
-// Sync implements zapcore.WriteSyncer.
-func (w *lineWriter) Sync() error { return nil }
 
 func (w *lineWriter) run() {
 	defer close(w.done)
@@ -107,8 +116,10 @@ func (w *lineWriter) run() {
 		}
 		closed := w.closed
 		lines, w.waiting = w.waiting, lines[:0]
-		missed := w.missed
-		w.missed = 0
+		missed, now := 0, time.Now()
+		if w.missed > 0 && now.Sub(w.told) >= lostPause {
+			missed, w.missed, w.told = w.missed, 0, now
+		}
 		w.mu.Unlock()
 		if len(lines) > 0 {
 			_, _ = w.out.Write(lines) // there is nowhere to report that a log cannot be written
@@ -122,14 +133,21 @@ func (w *lineWriter) run() {
 	}
 }
 
-// close writes what waits, for a second at most.
+// close tells of lost lines and writes what waits, for flushTimeout at most.
 func (w *lineWriter) close() {
+	w.mu.Lock()
+	missed := w.missed
+	w.missed = 0
+	w.mu.Unlock()
+	if missed > 0 {
+		w.lost(missed)
+	}
 	w.mu.Lock()
 	w.closed = true
 	w.more.Signal()
 	w.mu.Unlock()
 	select {
 	case <-w.done:
-	case <-time.After(time.Second):
+	case <-time.After(flushTimeout):
 	}
 }

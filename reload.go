@@ -3,8 +3,10 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"os"
 	"strings"
+	"time"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -42,6 +44,9 @@ func (r *reloader) untilDone(ctx context.Context, hangup <-chan os.Signal, s *se
 // reload makes the settings hold that can be changed now. If any setting is wrong, all stay as they are.
 func (r *reloader) reload(ctx context.Context, s *server.Server) {
 	cfg, err := server.ParseConfig(r.environ)
+	if err == nil && len(cfg.AdminSecrets) == 0 && len(s.Config().AdminSecrets) > 0 {
+		err = errors.New("ADMIN_SECRET: none is set any more; to let everybody in takes a restart")
+	}
 	if err == nil {
 		err = server.ResolveBudget(&cfg)
 	}
@@ -55,9 +60,11 @@ func (r *reloader) reload(ctx context.Context, s *server.Server) {
 	r.resolve(&cfg)
 	changed, pending := s.Reload(ctx, cfg)
 	server.LimitMemory(s.Config().MemoryBudget)
-	r.level.SetLevel(min(r.level.Level(), cfg.LogLevel)) // so that the level before or the one after shows the line
-	r.log.Info("reloaded", zap.Object("changed", changes(changed)), zap.Object("needs_restart", changes(pending)))
 	r.level.SetLevel(cfg.LogLevel)
+	// Written to the core, the line is there at any level, and only when everything holds.
+	_ = r.log.Core().Write(zapcore.Entry{Level: zapcore.InfoLevel, Time: time.Now(), Message: "reloaded"}, []zap.Field{
+		zap.Object("changed", changes(changed)), zap.Object("needs_restart", changes(pending)),
+	})
 }
 
 // resolve fills in the defaults that depend on the host.

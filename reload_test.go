@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"maps"
 	"net/http"
 	"os"
@@ -239,7 +240,11 @@ func TestReloadOfTheProcess(t *testing.T) {
 	wantChanges(t, r.reload(t, "LOG_LEVEL=error\nDRAIN_PERIOD=10ms"), fields{
 		"LOG_LEVEL": "debug -> error", "MAX_CONNECTIONS": fmt.Sprint("1000 -> ", r.maxConnections(t)),
 	}, fields{})
+	r.join(t, "room", "c")
 	wantChanges(t, r.reload(t, "DRAIN_PERIOD=10ms"), fields{"LOG_LEVEL": "error -> info"}, fields{})
+	if n := strings.Count(r.logs.text(), "peer connected"); n != 1 {
+		t.Errorf("%d debug lines of peers, want that of b alone: a and c came at other levels", n)
+	}
 	if status := r.stop(t, syscall.SIGTERM); status != 0 {
 		t.Errorf("exit status %d, want 0", status)
 	}
@@ -249,6 +254,24 @@ func TestReloadOfTheProcess(t *testing.T) {
 	settings, _ := r.logLine(t, "stopped")["settings"].(map[string]any)
 	if settings["DRAIN_PERIOD"] != "10ms" || settings["LOG_LEVEL"] != "info" {
 		t.Errorf("stopped with the settings %v, want the last ones", settings)
+	}
+}
+
+// TestReloadKeepsSecret: a line that is lost from the file must not let everybody in.
+func TestReloadKeepsSecret(t *testing.T) {
+	r := startConfigured(t, "ADMIN_SECRET=one\n")
+	for _, settings := range []string{"# nothing\n", "ADMIN_SECRET=\n"} {
+		if line := r.reload(t, settings); !strings.HasPrefix(line["msg"].(string), "not reloaded") || !strings.Contains(fmt.Sprint(line["faults"]), "ADMIN_SECRET: ") {
+			t.Errorf("%q: %v; want that it is not reloaded", settings, line)
+		}
+	}
+	res, err := http.Get("http://" + r.addr + "/v1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	if b, _ := io.ReadAll(res.Body); !strings.Contains(string(b), `"isPublic":false`) {
+		t.Errorf("GET /v1 answers %s", b)
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"go.uber.org/zap"
+	"golang.org/x/net/netutil"
 	"golang.org/x/sys/unix"
 )
 
@@ -55,6 +56,9 @@ type HTTPOptions struct {
 // aliveWithin is how long a loop may take to do a task before the process counts as not alive.
 const aliveWithin = time.Second
 
+// maxOperators is the number of connections at once. More wait, so that they cannot take the relay's descriptors.
+const maxOperators = 64
+
 // headerTimeout is the time for the header of a request. Only tests change it.
 var headerTimeout = 5 * time.Second
 
@@ -68,6 +72,7 @@ type HTTP struct {
 	history  *history
 	stop     chan struct{} // closed by Close
 	stopping sync.Once
+	listing  sync.Mutex // held by the one request for /debug/rooms that is served
 }
 
 // ListenHTTP starts to serve. Until Started is called, the process is alive but not ready.
@@ -95,11 +100,11 @@ func ListenHTTP(o HTTPOptions, log *zap.Logger) (*HTTP, error) {
 		ReadHeaderTimeout: headerTimeout,
 		ReadTimeout:       2 * headerTimeout,
 		WriteTimeout:      2 * time.Minute, // a CPU profile takes 30 seconds
-		IdleTimeout:       time.Minute,
+		IdleTimeout:       2 * headerTimeout,
 		MaxHeaderBytes:    16 << 10,
 	}
 	go func() {
-		if err := h.server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		if err := h.server.Serve(netutil.LimitListener(listener, maxOperators)); !errors.Is(err, http.ErrServerClosed) {
 			log.Error("operators are not served any more", zap.Error(err))
 		}
 	}()
@@ -207,6 +212,11 @@ func (h *HTTP) rooms(w http.ResponseWriter, _ *http.Request) {
 		text(w, http.StatusServiceUnavailable, "starting")
 		return
 	}
+	if !h.listing.TryLock() { // it takes the event loops' time
+		text(w, http.StatusServiceUnavailable, "another request for it is served")
+		return
+	}
+	defer h.listing.Unlock()
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	e := json.NewEncoder(w)

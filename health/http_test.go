@@ -137,6 +137,48 @@ func TestDebugPages(t *testing.T) {
 	f(HTTPOptions{DebugIDs: true}, "/debug/rooms", 200, `"shows_ids": true`)
 }
 
+// The rooms are listed for one at a time, since that takes the loops' time.
+func TestRoomsOneAtATime(t *testing.T) {
+	h := listenHTTP(t, HTTPOptions{})
+	h.Started(newFakeRelay())
+	h.listing.Lock()
+	if status, _ := get(t, h, "/debug/rooms"); status != 503 {
+		t.Errorf("status %d while another is served, want 503", status)
+	}
+	h.listing.Unlock()
+	if status, _ := get(t, h, "/debug/rooms"); status != 200 {
+		t.Errorf("status %d, want 200", status)
+	}
+}
+
+// Those that connect and ask nothing take no more than their share of descriptors.
+func TestManyOperators(t *testing.T) {
+	h := listenHTTP(t, HTTPOptions{})
+	for range maxOperators {
+		c, err := net.Dial("tcp", h.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if _, err := io.WriteString(c, "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(c, make([]byte, 15)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	one, err := net.Dial("tcp", h.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer one.Close()
+	_, _ = io.WriteString(one, "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+	_ = one.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+	if n, _ := one.Read(make([]byte, 1)); n > 0 {
+		t.Errorf("more than %d are served at once", maxOperators)
+	}
+}
+
 // A nil server serves nothing, and two share a port only if they are told so.
 func TestListening(t *testing.T) {
 	var none *HTTP

@@ -95,8 +95,8 @@ func (l *loop) acceptAll() {
 // acceptFailed stops accepting for a while.
 func (l *loop) acceptFailed(err syscall.Errno) {
 	s := l.srv
-	s.stats.acceptFails.Add(1)
 	s.stats.acceptError.Store(uint32(err))
+	s.stats.acceptFails.Add(1)
 	l.ignoreListener(nil)
 	time.AfterFunc(acceptRetry, func() { l.post(task{do: (*loop).watchListener}) })
 }
@@ -125,10 +125,10 @@ func (l *loop) add(a *arrival) {
 	}
 	s.wheels[phaseHead].Add(p)
 	if err := l.poll.add(int(p.fd), p.slot, connectionEvents); err != nil {
-		s.stats.watchFails.Add(1)
 		if errno := syscall.Errno(0); errors.As(err, &errno) {
 			s.stats.watchError.Store(uint32(errno))
 		}
+		s.stats.watchFails.Add(1)
 		l.close(p)
 		return
 	}

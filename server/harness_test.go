@@ -37,7 +37,7 @@ var testLoops int
 // what the process has in all (memory, descriptors, goroutines), or that need its processors, do not.
 func TestMain(m *testing.M) {
 	flag.Parse()
-	if err := flag.Set("test.parallel", "64"); err != nil { // they wait, so it is not a matter of processors
+	if err := flag.Set("test.parallel", "8"); err != nil { // more than processors, since they wait
 		panic(err)
 	}
 	once := func(name string) bool {

@@ -31,8 +31,8 @@ const (
 	refuseAt  = 80 // percent of the limit
 	relieveTo = 90
 
-	// fixedBytes is for the program and for Go's runtime. A fresh process has less than 10 MiB resident.
-	fixedBytes = 16 << 20
+	// fixedBytes is for the program and for Go's runtime. A fresh process has some 14 MiB resident.
+	fixedBytes = 20 << 20
 
 	// peerBytes is for a silent peer with a short id, its share of a room, and the collector's own memory.
 	peerBytes = 512

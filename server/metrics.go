@@ -19,7 +19,7 @@ var (
 	descConnections    = describe("connections", "Open sockets, peers included.")
 	descPeers          = describe("peers", "Members of rooms.")
 	descRooms          = describe("rooms", "Rooms with at least one member.")
-	descRoomPeers      = describe("room_peers", "Sizes of the rooms that there are now.")
+	descRoomPeers      = describe("room_peers", "Sizes of the rooms that there are now: a snapshot, not for rate().")
 	descLoops          = describe("loops", "Event loops.")
 	descReady          = describe("ready", "1 if connections may be sent here.")
 	descUnready        = describe("unready", "1 if the reason keeps the relay from being ready.", "reason")
@@ -35,7 +35,7 @@ var (
 
 	descReceived       = describe("messages_received_total", "Messages from peers.", "kind")
 	descReceivedBytes  = describe("received_bytes_total", "Payloads of messages from peers.", "kind")
-	descDeliveries     = describe("deliveries_total", "Messages handed to a recipient's socket or queue.", "kind")
+	descDeliveries     = describe("deliveries_total", "Messages handed to a recipient's socket or queue, whether or not it then takes them.", "kind")
 	descDeliveredBytes = describe("delivered_bytes_total", "Frames of these.")
 	descWrites         = describe("writes_total", "Writes to recipients; each takes all that a batch has for one of them.")
 	descDropped        = describe("messages_dropped_total", "Messages that had no recipient.", "reason")

@@ -41,6 +41,9 @@ const connectionEvents = unix.EPOLLIN | unix.EPOLLPRI | unix.EPOLLOUT | unix.EPO
 // descriptor number that the pollset can have when a process starts.
 const maxPolled = 1 << 16
 
+// nbio has one such setting for the process. It is set before any server starts, since several may start at once.
+func init() { nbio.MaxOpenFiles = maxPolled }
+
 // newPollset makes a set that holds only its wakeup, in slot wakeSlot.
 func newPollset() (*pollset, error) {
 	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
@@ -63,7 +66,6 @@ func newPollset() (*pollset, error) {
 // has to ask the set until it reports nothing. If start fails the process should end, because nbio cannot be
 // stopped reliably then.
 func (s *pollset) start(ready func()) error {
-	nbio.MaxOpenFiles = maxPolled
 	s.engine = nbio.NewEngine(nbio.Config{
 		Name:           "relaygate",
 		NPoller:        1,

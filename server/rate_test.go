@@ -104,10 +104,11 @@ func TestRateCloses(t *testing.T) {
 // A peer that has a break now and then is not closed, however often it is held back.
 func TestRateForgives(t *testing.T) {
 	t.Parallel()
-	s := start(t, "MESSAGE_RATE=50", "MESSAGE_BURST=1")
-	patientPacers(s, time.Second)
+	s := start(t, "MESSAGE_RATE=10", "MESSAGE_BURST=1")
+	patientPacers(s, 5*time.Second)
 	sender, listener := open(t, s, "r", "sender"), join(t, s, "r", "listener")
-	for n := range 20 { // 100 ms each, 2 s in all
+	_ = sender.SetDeadline(time.Now().Add(10 * patience))
+	for n := range 16 { // held back for 400 ms or more each, 6.4 s in all
 		for i := range 5 {
 			sender.send(maskedFrame(0x82, numbered(n*5+i)))
 		}
@@ -156,14 +157,18 @@ func TestRateCountsFrames(t *testing.T) {
 
 // Silent peers that answer pings need no memory for rates.
 func TestRateOfSilentPeers(t *testing.T) {
-	t.Parallel()
-	s := start(t, "MESSAGE_RATE=1", "MESSAGE_BURST=1", "BYTE_RATE=1", "BYTE_BURST=1", "CONNECTION_CHECK_INTERVAL=20ms")
+	s := start(t, "MESSAGE_RATE=1", "MESSAGE_BURST=1", "BYTE_RATE=1", "BYTE_BURST=1")
 	c := open(t, s, "r", "p")
-	c.send(text("ping"))
-	c.wantFrame(1, "pong")
+	c.awaitHandled()
+	p := peerOf(t, s, "p")
 	for range 5 {
-		c.in.Discard(len(pingFrame))
+		p.inLoop(func(l *loop) { l.beat(p) })
+		c.wantFrame(0x1, "ping")
 		c.send(text("pong"))
+		eventually(t, "the pong is read", func() (read bool) {
+			p.inLoop(func(*loop) { read = p.heard })
+			return read
+		})
 	}
 	s.onLoops(func(l *loop) {
 		if n := len(l.pacer.paces); n > 0 {

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -24,6 +25,9 @@ const (
 	// maxFileBytes bounds a file of settings and one of a secret.
 	maxFileBytes = 1 << 20
 )
+
+// plausible matches what may be meant as the name of a setting, and may be shown.
+var plausible = regexp.MustCompile(`^[A-Za-z][A-Z_a-z]{0,40}$`)
 
 // sources holds the variables that are set.
 type sources struct {
@@ -84,6 +88,8 @@ func (s *sources) readSettings() exposure {
 		switch _, inEnvironment := s.set[l.name]; {
 		case l.name == configFile:
 			s.bad(configFile, "%s: only the environment can set it", place)
+		case !plausible.MatchString(l.name): // it may be a part of a secret
+			s.bad(configFile, "%s: what stands before = is no setting", place)
 		case !slices.Contains(known, l.name):
 			s.bad(configFile, "%s: %q is no setting; the nearest is %s", place, l.name, nearest(l.name, known))
 		case !inEnvironment && meant(l.name, l.value) != "":

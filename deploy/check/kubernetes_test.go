@@ -121,8 +121,12 @@ func TestGrace(t *testing.T) {
 	if c.Lifecycle != nil && c.Lifecycle.PreStop != nil && c.Lifecycle.PreStop.Sleep != nil {
 		drain += time.Duration(c.Lifecycle.PreStop.Sleep.Seconds) * time.Second
 	}
-	if grace := pod.TerminationGracePeriodSeconds; grace == nil || time.Duration(*grace)*time.Second <= drain {
-		t.Errorf("the drain takes up to %v, and the pod is left %v s", drain, grace)
+	grace := 30 * time.Second // Kubernetes' default
+	if s := pod.TerminationGracePeriodSeconds; s != nil {
+		grace = time.Duration(*s) * time.Second
+	}
+	if grace <= drain {
+		t.Errorf("the drain takes up to %v, and the pod is left %v", drain, grace)
 	}
 	one, none := intstr.FromInt32(1), intstr.FromInt32(0)
 	if r := d.Spec.Strategy.RollingUpdate; r == nil || *r.MaxSurge != one || *r.MaxUnavailable != none {
