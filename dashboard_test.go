@@ -285,5 +285,8 @@ func TestDashboardLeftOpen(t *testing.T) {
 	if later > elements+20 || grown > heap+1<<20 {
 		t.Errorf("after 200 polls more it has %v elements instead of %v, and %.0f bytes instead of %.0f", later, elements, grown, heap)
 	}
+	if points := b.eval("document.querySelector('.plot .stroke0').getAttribute('d').match(/[ML]/g).length"); points != 180. {
+		t.Errorf("a line has %v points, want 180: those that the process keeps", points)
+	}
 	b.wantQuiet()
 }

@@ -204,7 +204,8 @@ func TestTryPageShowsTextOnly(t *testing.T) {
 	p.wantQuiet()
 }
 
-// TestTryPageFlood: neither many nor large messages make the page grow.
+// TestTryPageFlood: neither many nor large messages make the page grow, also while it is in the background,
+// where nothing is drawn.
 func TestTryPageFlood(t *testing.T) {
 	r := startRelay(t)
 	p := openTry(t, r, "r")
@@ -214,6 +215,16 @@ func TestTryPageFlood(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.CloseNow()
+	for peer := range 2 { // "connected" is drawn, and no drawing is due
+		p.await("%s.childElementCount === 1", p.in(peer, "ol"))
+	}
+	p.eval(`(() => {
+  const make = document.createElement.bind(document)
+  window.made = 0
+  document.createElement = name => { window.made += name === 'li'; return make(name) }
+  window.drawings = []
+  window.requestAnimationFrame = draw => window.drawings.push(draw)
+})()`)
 	const messages = 5_000
 	for range messages {
 		if err := c.Write(t.Context(), websocket.MessageText, []byte("again and again")); err != nil {
@@ -224,6 +235,10 @@ func TestTryPageFlood(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.await("%s.textContent === '0 sent, 5,001 received'", p.in(0, ".count"))
+	p.await("%s.textContent === '0 sent, 5,001 received'", p.in(1, ".count"))
+	if made := p.eval("(drawings.forEach(draw => draw()), made)"); made != 600. {
+		t.Errorf("%v rows were made for two logs, want 300 for each", made)
+	}
 	p.awaitRow(0, "← text 1.0 MiB "+strings.Repeat("x", 1000)+" … 1,047,576 more characters")
 	if n := p.eval("%s.childElementCount", p.in(0, "ol")); n != 300. {
 		t.Errorf("%v rows, want 300", n)

@@ -69,6 +69,7 @@ func TestPageFor(t *testing.T) {
 	f(true, "Accept: ,, text/plain ,,text/html,")
 	f(true, "Accept: text/plain", "Accept: text/html")
 	f(true, "Accept: text/html;q=0, text/html;q=0.2")
+	f(true, "Accept: text/html;q=0.2, text/html;q=0")
 	f(true, "Accept: application/json;q=0.8, text/html;q=0.9")
 	f(true, "Accept: text/html, application/json;q=2")
 
